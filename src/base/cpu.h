@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the processor and the operating system (XGETBV) allow. */
+#ifndef KV_BASE_CPU_H
+#define KV_BASE_CPU_H
+enum kv_cpu_level { KV_CPU_REF = 0, KV_CPU_AVX2 = 1, KV_CPU_AVX512 = 2, KV_CPU_LEVELS = 3 };
+/* AVX2: avx2+fma+f16c+bmi2. AVX512: AVX2 and avx512 f,bw,dq,vl,vnni. Lowered by the environment variable
+ * KVIST_CPU=ref|avx2|avx512 (a mask for tests and users: never raises). */
+int kv_cpu_detect(void);
+const char *kv_cpu_level_name(int level);
+/* Brand string of the processor, for reports. */
+void kv_cpu_name(char *buf, int cap);
+#endif

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The only door to the operating system: files, mappings, clock, processors. */
+#ifndef KV_BASE_OS_H
+#define KV_BASE_OS_H
+
+#include "base/err.h"
+
+typedef struct kv_file_map { const uint8_t *data; size_t size; } kv_file_map;
+kv_status kv_os_map_file(const char *path, kv_file_map *out, kv_error *err) KV_WARN_UNUSED; /* read-only */
+void kv_os_unmap_file(kv_file_map *map);
+/* Gives the page-cache pages of map[offset..offset+len) back (whole pages inside the range only). */
+void kv_os_release_mapped(const kv_file_map *map, size_t offset, size_t len);
+
+/* Reserves size bytes of zero pages without committing them (pool); huge: ask for huge pages. */
+kv_status kv_os_reserve(size_t size, bool huge, void **out, kv_error *err) KV_WARN_UNUSED;
+void kv_os_unreserve(void *p, size_t size);
+void kv_os_decommit(void *p, size_t size); /* contents become zero, memory goes back */
+
+/* Whole file into malloc'd memory with a terminating 0 (not counted). Caller kv_free()s. */
+kv_status kv_os_read_file(const char *path, char **out, size_t *len, kv_error *err) KV_WARN_UNUSED;
+
+uint64_t kv_os_now_ns(void); /* monotonic */
+uint32_t kv_os_processors(void);
+uint64_t kv_os_peak_rss(void); /* bytes, 0 when unknown */
+
+#endif

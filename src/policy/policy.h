@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A policy is a point in score x allocate x encode (DESIGN 2.2, 5). Parses and prints the contract's words, resolves
+ * layer overrides, and refuses by name what is not built. Pure data: no memory beyond the struct.
+ */
+#ifndef KV_POLICY_POLICY_H
+#define KV_POLICY_POLICY_H
+
+#include "policy/format.h"
+
+#define KV_POLICY_MAX_OVERRIDES 8
+
+enum kv_budget_kind { KV_BUDGET_ALL, KV_BUDGET_KEEP, KV_BUDGET_TOKENS, KV_BUDGET_RATE, KV_BUDGET_SHARE };
+enum kv_score_id { KV_SCORE_POSITION, KV_SCORE_ATTN, KV_SCORE_VOTE, KV_SCORE_VOTE2, KV_SCORES };
+enum kv_alloc_id { KV_ALLOC_UNIFORM, KV_ALLOC_PYRAMID, KV_ALLOC_GLOBAL, KV_ALLOCS };
+
+typedef struct kv_layer_policy {
+    uint8_t format;       /* pair; format of sealed pages */
+    uint8_t score;        /* enum kv_score_id */
+    uint32_t window, pool, stride;
+    uint32_t sink, recent;
+    bool pool_all;        /* pool over all keys (KV-Compress) or over the candidates only (SnapKV) */
+    bool group_after_pool;/* sum query heads after pooling (KV-Compress) or before (others) */
+} kv_layer_policy;
+
+typedef struct kv_policy {
+    const char *preset;          /* static */
+    uint8_t alloc;               /* enum kv_alloc_id */
+    uint8_t budget_kind;
+    double budget;               /* fraction, tokens, rate or share */
+    double local;                /* newest tokens sealed and never evicted: fraction (< 1) of tokens, or tokens (>= 1); 0: none */
+    double delta, floor;
+    uint8_t when;                /* 0 prefill (built), 1 always, 2 pressure (refused by name until built) */
+    double guard, guard_max;     /* 0: off (others refused until built) */
+    kv_layer_policy base;
+    uint32_t n_overrides;
+    struct { uint32_t first, last; uint32_t set; kv_layer_policy v; } over[KV_POLICY_MAX_OVERRIDES]; /* set: bit per key */
+} kv_policy;
+
+/* Parses "PRESET[,key=value...][;layers=A-B:key=value,...]". Error names the key and the offending text. */
+kv_status kv_policy_parse(const char *text, kv_policy *out, kv_error *err) KV_WARN_UNUSED;
+/* Canonical text: preset and every key that differs from it; parses back to the same policy. */
+void kv_policy_print(const kv_policy *p, char *buf, size_t cap);
+void kv_policy_layer(const kv_policy *p, uint32_t layer, kv_layer_policy *out);
+bool kv_policy_evicts(const kv_policy *p);
+const char *kv_policy_presets(void); /* comma separated, for messages */
+/* i-th preset with a one-line description, for --help; NULL past the end. */
+const char *kv_policy_preset_at(uint32_t i, const char **description);
+
+#endif
