@@ -41,6 +41,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* the library hides everything else */
+#endif
 
 #define KVIST_VERSION "0.1.0"
 
@@ -161,6 +164,10 @@ int kvist_session_sync_rows(kvist_session *s, const int32_t *ids, size_t n, size
 /* Appends one generated token; afterwards its logits are current. */
 int kvist_session_decode(kvist_session *s, int32_t id, kvist_error *err);
 
+/* Appends one generated token to each of n different sessions of one engine, as one batch that shares every weight
+ * read; each gets the bits it would get alone. */
+int kvist_decode_batch(kvist_session *const *sessions, const int32_t *ids, size_t n, kvist_error *err);
+
 /* Logits [n_vocab] after the last token; NULL when there are none (new or truncated session). */
 const float *kvist_session_logits(const kvist_session *s);
 
@@ -228,6 +235,9 @@ typedef struct kvist_stream_report {
 /* Fills at most cap entries in layer, head order; returns how many there are. */
 size_t kvist_session_streams(const kvist_session *s, kvist_stream_report *out, size_t cap);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -18,9 +18,15 @@ void kv_os_decommit(void *p, size_t size); /* contents become zero, memory goes 
 
 /* Whole file into malloc'd memory with a terminating 0 (not counted). Caller kv_free()s. */
 kv_status kv_os_read_file(const char *path, char **out, size_t *len, kv_error *err) KV_WARN_UNUSED;
+/* Creates or replaces path with the parts one after another; a file that could not be written whole is removed. */
+typedef struct kv_os_part { const void *data; size_t len; } kv_os_part;
+kv_status kv_os_write_file(const char *path, const kv_os_part *parts, size_t n, kv_error *err) KV_WARN_UNUSED;
 
 uint64_t kv_os_now_ns(void); /* monotonic */
 uint32_t kv_os_processors(void);
+/* The processor the calling thread runs on, -1 when unknown; and moving it off one, for good, when the process may use others. */
+int kv_os_current_cpu(void);
+void kv_os_leave_cpu(int cpu);
 uint64_t kv_os_peak_rss(void); /* bytes, 0 when unknown */
 
 #endif

@@ -3,7 +3,8 @@
  * One pool of pages of equal bytes (DESIGN 2.1, 4). Owns pages, their entries and reference counts, the free list and
  * the memory budget that everything of an engine is charged to. Must not know what a page's bytes mean.
  * Invariants (kv_pool_check): every page is free or has refs > 0; the free list holds each free page once;
- * used + free = created; charged bytes <= budget.
+ * used + free = created; charged bytes <= budget. Not thread-safe: one engine thread uses a pool at a time, others read its
+ * statistics through the engine's lock.
  */
 #ifndef KV_CACHE_POOL_H
 #define KV_CACHE_POOL_H
@@ -49,6 +50,7 @@ kv_page_entry *kv_pool_entry(const kv_pool *p, uint32_t page);
 kv_status kv_pool_charge(kv_pool *p, uint64_t bytes, kv_error *err) KV_WARN_UNUSED;
 void kv_pool_discharge(kv_pool *p, uint64_t bytes);
 
+/* bytes_used: pages in use and their entries. bytes_peak: highest bytes_used + bytes_charged. */
 typedef struct kv_pool_stats { uint64_t pages_used, pages_free, pages_max, bytes_used, bytes_charged, bytes_budget, bytes_peak; } kv_pool_stats;
 void kv_pool_get_stats(const kv_pool *p, kv_pool_stats *out);
 /* bytes_peak restarts from the present use. */

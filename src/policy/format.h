@@ -31,6 +31,10 @@ extern const kv_format kv_formats[KV_FORMATS];
 
 static inline uint8_t kv_format_pair(uint8_t k, uint8_t v) { return (uint8_t)(k | (v << 4)); }
 
+/* Slots a page has at most, whatever its size: bounds the scratch of encoders and kernels. (A layer with small heads in a model whose
+ * pages are made for 256; q1 at head_dim 64 in a 16 KiB page has 552.) */
+#define KV_PAGE_TOKENS_MAX 1024u
+
 /* Byte offsets inside a page for (format pair, dk, dv, page_bytes); offsets not used by a kind are 0. dkp, dvp: padded. */
 typedef struct kv_page_layout {
     uint8_t kf, vf, kind, v_bits;
@@ -42,6 +46,7 @@ typedef struct kv_page_layout {
     uint32_t k_scale_off, k_min_off, k_order_off, v_scale_off, v_min_off, a_off, e0_off;
     uint32_t k_groups, v_groups; /* GROUP: groups along tokens; along channels */
     uint32_t bytes_used;
+    uint32_t page_bytes;      /* as given: the encoder clears the whole page */
 } kv_page_layout;
 /* KVIST_E_POLICY when the pair is not built, or the page cannot hold 8 tokens. */
 kv_status kv_page_layout_get(uint8_t pair, uint32_t dk, uint32_t dv, size_t page_bytes, kv_page_layout *out, kv_error *err) KV_WARN_UNUSED;
@@ -56,6 +61,8 @@ static inline size_t kv_page_bytes_for(uint32_t dk, uint32_t dv) { return (32u *
  * fills e->format, n, start = 0, k_widths. Spare bytes and unused slots become 0: equal input, equal bytes. Scratch:
  * kv_encode_scratch(l) bytes, 64-aligned. Deterministic, round-half-even, safe for constant and NaN input (NaN counts as 0). */
 size_t kv_encode_scratch(const kv_page_layout *l);
+/* Enough for any format with head dimensions up to max_dim in pages of page_bytes. */
+size_t kv_encode_scratch_bound(size_t page_bytes, uint32_t max_dim);
 void kv_encode_ref(const kv_page_layout *l, uint32_t n, const uint16_t *k, const uint16_t *v, const float *q2, uint8_t *page,
                    kv_page_entry *e, void *scratch);
 /* The decode formula, plainly: k[n][dk], v[n][dv] f32 token-major. The oracle of every kernel. */

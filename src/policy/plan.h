@@ -44,6 +44,7 @@ typedef struct kv_plan {
     uint64_t pages_global;       /* global: sealed pages over all streams */
     uint32_t floor_pages;        /* global: kept in every stream whatever their price */
     uint32_t mean_tokens;        /* global: mean budget of a stream, for the tiers */
+    bool by_pages;               /* share: pages[] is the budget, a stream's kept tokens fill its pages (kv_plan_keep) */
     bool share_met;
     char share_note[128];
 } kv_plan;
@@ -52,6 +53,9 @@ typedef struct kv_plan {
  * bytes_before as spent for the tokens before). tokens=T: what is left of T after the tokens stored before, at least one page. */
 kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) KV_WARN_UNUSED;
 void kv_plan_free(kv_plan *p);
+/* How many ranked candidates (local ones not counted) a stream pages: `keep` of kv_cut_pages. stream: index over all layers; page_tokens: the
+ * layer's. global: all of them, kv_gsel chooses. */
+uint32_t kv_plan_keep(const kv_plan *p, uint32_t page_tokens, uint32_t layer, uint32_t stream);
 
 /* One page to seal: candidates order[first .. first+n), ascending positions, of one tier. */
 typedef struct kv_page_plan { uint32_t first, n; float price; uint8_t tier; bool local; } kv_page_plan;

@@ -29,6 +29,7 @@ typedef struct kv_policy {
     uint8_t budget_kind;
     double budget;               /* fraction, tokens, rate or share */
     double local;                /* newest tokens sealed and never evicted: fraction (< 1) of tokens, or tokens (>= 1); 0: none */
+    double local_of_kept;        /* share: local as a fraction of the tokens a stream keeps (the preset's local/keep); 0: `local` says it */
     double delta, floor;
     uint8_t when;                /* 0 prefill (built), 1 always, 2 pressure (refused by name until built) */
     double guard, guard_max;     /* 0: off (others refused until built) */

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention kernels for AVX2 (with FMA, F16C). Owns the vector operations, 16 floats in two registers, and the integer loops over bit
+ * planes; the kernels themselves are in attn_simd.h. A tile of 8 x 8 codes is two registers, one a half of 4 channels (K) or 4 tokens (V);
+ * each plane is expanded by broadcast and test, and the products of both halves fit 16 bits together (2 x 63 x 127 x 2 < 32768).
+ */
+#include "backend/cpu/attn.h"
+#include "base/half.h"
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+
+typedef struct { __m256 a, b; } v16;
+typedef struct { __m256i a, b; } n16;
+#define VOP static inline __attribute__((always_inline))
+#define TILE_NV 1
+
+VOP v16 v_load(const float *p) { return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+VOP void v_store(float *p, v16 x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+VOP v16 v_set(float x) { __m256 y = _mm256_set1_ps(x); return (v16){y, y}; }
+VOP v16 v_pair(float a, float b) { return (v16){_mm256_set1_ps(a), _mm256_set1_ps(b)}; }
+VOP v16 v_add(v16 x, v16 y) { return (v16){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+VOP v16 v_sub(v16 x, v16 y) { return (v16){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+VOP v16 v_mul(v16 x, v16 y) { return (v16){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+VOP v16 v_min(v16 x, v16 y) { return (v16){_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+VOP v16 v_max(v16 x, v16 y) { return (v16){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+VOP v16 v_fma(v16 x, v16 y, v16 z) { return (v16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+VOP __m128i load128(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
+VOP v16 v_f16(const uint16_t *p) { return (v16){_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 8))}; }
+VOP n16 n_u8(const uint8_t *p)
+{
+    __m128i x = load128(p);
+    return (n16){_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
+}
+VOP v16 n_float(n16 x) { return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+VOP v16 v_u8(const uint8_t *p) { return n_float(n_u8(p)); }
+#define ROUND_ (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+VOP v16 v_round(v16 x) { return (v16){_mm256_round_ps(x.a, ROUND_), _mm256_round_ps(x.b, ROUND_)}; }
+VOP __m256 pow2_8(__m256 n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)); }
+VOP v16 v_pow2(v16 n) { return (v16){pow2_8(n.a), pow2_8(n.b)}; }
+VOP v16 v_keep_ge(v16 x, float t, v16 p)
+{
+    __m256 y = _mm256_set1_ps(t);
+    return (v16){_mm256_and_ps(p.a, _mm256_cmp_ps(x.a, y, _CMP_GE_OQ)), _mm256_and_ps(p.b, _mm256_cmp_ps(x.b, y, _CMP_GE_OQ))};
+}
+VOP __m256 keep_8(__m256 x, __m256i at, int lo, int hi, __m256 other)
+{
+    __m256i in = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(lo), at), _mm256_cmpgt_epi32(_mm256_set1_epi32(hi), at));
+    return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(in));
+}
+VOP v16 v_keep(v16 x, int lo, int hi, float other)
+{
+    const __m256i at = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256 y = _mm256_set1_ps(other);
+    return (v16){keep_8(x.a, at, lo, hi, y), keep_8(x.b, at, lo - 8, hi - 8, y)};
+}
+VOP float v_first(v16 x) { return _mm256_cvtss_f32(x.a); }
+VOP float v_hmax(v16 x)
+{
+    __m256 a = _mm256_max_ps(x.a, x.b);
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
+VOP float v_hsum(v16 x)
+{
+    __m256 a = _mm256_add_ps(x.a, x.b);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+VOP v16 v_bits(n16 x) { return (v16){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+VOP n16 n_set(int x) { __m256i y = _mm256_set1_epi32(x); return (n16){y, y}; }
+VOP n16 n_zero(void) { return n_set(0); }
+VOP n16 n_load(const int32_t *p) { return (n16){_mm256_loadu_si256((const __m256i *)(const void *)p), _mm256_loadu_si256((const __m256i *)(const void *)(p + 8))}; }
+VOP void n_store(int32_t *p, n16 x) { _mm256_storeu_si256((__m256i *)(void *)p, x.a); _mm256_storeu_si256((__m256i *)(void *)(p + 8), x.b); }
+VOP n16 n_round(v16 x) { return (n16){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+VOP n16 n_add(n16 x, n16 y) { return (n16){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+VOP n16 n_sub(n16 x, n16 y) { return (n16){_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+VOP n16 n_mul(n16 x, n16 y) { return (n16){_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+VOP n16 n_shl(n16 x, int n) { return (n16){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
+VOP n16 n_shl19(n16 x) { return n_shl(x, 19); }
+VOP n16 n_shr7(n16 x) { return (n16){_mm256_srai_epi32(x.a, 7), _mm256_srai_epi32(x.b, 7)}; }
+VOP n16 n_low7(n16 x) { __m256i y = _mm256_set1_epi32(127); return (n16){_mm256_and_si256(x.a, y), _mm256_and_si256(x.b, y)}; }
+VOP int32_t n_hsum(n16 x)
+{
+    __m256i a = _mm256_add_epi32(x.a, x.b);
+    __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    b = _mm_add_epi32(b, _mm_shuffle_epi32(b, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0xb1)));
+}
+/* Low bytes; the values fit int8. */
+VOP void n_bytes(int8_t *p, n16 x)
+{
+    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+}
+
+/* 16 packed codes as floats. */
+VOP v16 v_codes2(const uint8_t *p)
+{
+    uint32_t x;
+    memcpy(&x, p, 4);
+    const __m256i by = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14), mask = _mm256_set1_epi32(3);
+    __m256i y = _mm256_srlv_epi32(_mm256_set1_epi32((int)x), by);
+    return n_float((n16){_mm256_and_si256(y, mask), _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32((int)(x >> 16)), by), mask)});
+}
+VOP v16 v_codes4(const uint8_t *p)
+{
+    uint32_t x[2];
+    memcpy(x, p, 8);
+    const __m256i by = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28), mask = _mm256_set1_epi32(15);
+    return n_float((n16){_mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32((int)x[0]), by), mask),
+                         _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32((int)x[1]), by), mask)});
+}
+
+VOP void rank_query(const float *q, uint32_t n, const uint8_t *order, float *y)
+{
+    for (uint32_t r = 0; r < n; r++) y[r] = q[order[r]];
+}
+
+/* Codes of one half of a tile: bit i of 32 is byte i. p: the low plane's half, planes 8 bytes apart. */
+VOP __m256i half_codes(const uint8_t *p, const uint32_t w)
+{
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
+    __m256i v = _mm256_setzero_si256();
+    for (uint32_t b = 0; b < w; b++) {
+        int32_t x;
+        memcpy(&x, p + 8 * b, 4);
+        __m256i on = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(x), spread), bit);
+        v = _mm256_or_si256(v, _mm256_and_si256(_mm256_cmpeq_epi8(on, bit), _mm256_set1_epi8((char)(1 << b))));
+    }
+    return v;
+}
+
+/* acc[r] += the tile's 8 sums with the 8 codes of row r, nr <= 4 rows. */
+VOP void plane_tile(__m256i *acc, const uint8_t *p, const int8_t *codes, size_t stride, const uint32_t w, const int nr)
+{
+    __m256i c0 = half_codes(p, w), c1 = half_codes(p + 4, w);
+    for (int r = 0; r < nr; r++) {
+        int32_t x[2];
+        memcpy(x, codes + (size_t)r * stride, 8);
+        __m256i y = _mm256_add_epi16(_mm256_maddubs_epi16(c0, _mm256_set1_epi32(x[0])), _mm256_maddubs_epi16(c1, _mm256_set1_epi32(x[1])));
+        acc[r] = _mm256_add_epi32(acc[r], _mm256_madd_epi16(y, _mm256_set1_epi16(1)));
+    }
+}
+
+VOP void plane_tile_any(__m256i *acc, const uint8_t *p, const int8_t *codes, size_t stride, uint32_t w, const int nr)
+{
+    switch (w) {
+    case 0: break;
+    case 1: plane_tile(acc, p, codes, stride, 1, nr); break;
+    case 2: plane_tile(acc, p, codes, stride, 2, nr); break;
+    case 3: plane_tile(acc, p, codes, stride, 3, nr); break;
+    case 4: plane_tile(acc, p, codes, stride, 4, nr); break;
+    default: plane_tile(acc, p, codes, stride, w, nr); break;
+    }
+}
+
+VOP void store_sums(int32_t *y, size_t stride, const __m256i *acc, const int nr)
+{
+    for (int r = 0; r < nr; r++) _mm256_storeu_si256((__m256i *)(void *)(y + (size_t)r * stride), acc[r]);
+}
+
+VOP void k_rows(const kv_attn_page *a, const int8_t *codes, int32_t *isum, size_t stride, const int nr)
+{
+    const kv_page_layout *L = a->layout;
+    for (uint32_t t = a->lo / 8; t < (a->hi + 7) / 8; t++) {
+        const uint8_t *p = a->data + L->k_off;
+        __m256i acc[4];
+        for (int r = 0; r < nr; r++) acc[r] = _mm256_setzero_si256();
+        for (uint32_t b = 0; b < L->dkp / 8u; b++) {
+            uint32_t width = kv_page_width(a->entry, b);
+            plane_tile_any(acc, p + 8 * width * t, codes + 8 * b, stride, width, nr);
+            p += width * L->tokens;
+        }
+        store_sums(isum + 8 * t, stride, acc, nr);
+    }
+}
+
+VOP void v_rows(const kv_attn_page *a, const int8_t *codes, int32_t *isum, size_t stride, const int nr)
+{
+    const kv_page_layout *L = a->layout;
+    uint32_t n = L->dvp / 8u, bits = L->v_bits;
+    for (uint32_t c = 0; c < n; c++) {
+        __m256i acc[4];
+        for (int r = 0; r < nr; r++) acc[r] = _mm256_setzero_si256();
+        for (uint32_t t = a->lo / 8; t < (a->hi + 7) / 8; t++)
+            plane_tile_any(acc, a->data + L->v_off + 8 * (size_t)bits * (t * n + c), codes + 8 * t, stride, bits, nr);
+        store_sums(isum + 8 * c, stride, acc, nr);
+    }
+}
+
+#define BY_ROWS(n, fn)                                                         \
+    for (int r_ = 0; r_ < (n); r_ += 4) {                                      \
+        const int8_t *codes_ = w->codes + (size_t)r_ * stride;                 \
+        int32_t *isum_ = w->isum + (size_t)r_ * stride;                        \
+        switch ((n) - r_) {                                                    \
+        case 1: fn(a, codes_, isum_, stride, 1); break;                        \
+        case 2: fn(a, codes_, isum_, stride, 2); break;                        \
+        case 3: fn(a, codes_, isum_, stride, 3); break;                        \
+        default: fn(a, codes_, isum_, stride, 4); break;                       \
+        }                                                                      \
+    }
+
+static void ladder_k(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr) { BY_ROWS(nr, k_rows) }
+static void ladder_v(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr) { BY_ROWS(nr, v_rows) }
+
+#include "backend/cpu/attn_simd.h"
+
+/* The transpose is 4 % of a tile's work at this level: rows are widened, then scattered. */
+static void pack_k(const uint16_t *rows, size_t stride, uint32_t n, uint32_t dk, uint32_t col0, float *kt)
+{
+    float x[256];
+    for (uint32_t t = 0; t < n; t++) {
+        widen(rows + t * stride, dk, x);
+        for (uint32_t c = 0; c < dk; c++) kt[c * 64 + col0 + t] = x[c];
+    }
+}
+
+const struct kv_attn_kernels kv_attn_kernels_avx2 = {"avx2", {page_f16, page_q8, page_ladder, page_group}, tile, cols, pack_k, widen, scale, join};
+#endif

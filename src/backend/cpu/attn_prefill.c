@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention of prompt rows: for each KV head and tile of rows first the handles, page by page in birth order with the format's own
+ * kernel, then the f16 run in key tiles at absolute positions. Owns the work items and the unpacking of key tiles.
+ * Invariants: a row's bits depend on its query and its keys alone: key tiles lie at multiples of KV_KEY_TILE wherever a chunk begins and
+ * whether a key is in a tail page or among the new rows, and a tile outside a row's limits leaves that row's state as it is.
+ */
+#include "backend/cpu/attn.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+kv_attn_run kv_attn_run_of(const kv_cpu_exec *ex, const kv_attn_chunk *c, const kv_attn_params *p, const kv_attn_layouts *layouts, uint32_t head)
+{
+    const kv_stream *st = &c->streams[head];
+    assert(!st->tail_len || st->tail_pos + st->tail_len == c->first_pos);
+    return (kv_attn_run){.k = ex->be->attn, .pool = c->pool, .st = st, .layout = &layouts->by_pair[0],
+                         .rows_k = c->k + (size_t)head * c->head_stride * p->dk, .rows_v = c->v + (size_t)head * c->head_stride * p->dv,
+                         .first = st->tail_len ? st->tail_pos : c->first_pos, .sync_pos = c->first_pos, .end = c->first_pos + c->row0 + c->n_rows};
+}
+
+/* Tokens of one tail page: run positions [from, to), to columns from `col`. */
+static void pack_tail(const kv_attn_run *r, uint32_t from, uint32_t to, uint32_t col, float *kt, float *v)
+{
+    const kv_page_layout *L = r->layout;
+    uint32_t P = L->tokens;
+    for (uint32_t pos = from; pos < to;) {
+        uint32_t slot = r->st->tail_start + (pos - r->st->tail_pos), page = slot / P, s0 = slot % P;
+        uint32_t n = to - pos < P - s0 ? to - pos : P - s0;
+        const uint16_t *k16 = (const uint16_t *)(const void *)kv_pool_data(r->pool, r->st->tail[page]);
+        const uint16_t *v16 = k16 + (size_t)L->dkp * P;
+        for (uint32_t c = 0; c < L->dk; c++) r->k->widen(k16 + (size_t)c * P + s0, n, kt + (size_t)c * 64 + col + (pos - from));
+        for (uint32_t t = 0; v && t < n; t++) r->k->widen(v16 + (size_t)(s0 + t) * L->dvp, L->dvp, v + (size_t)(col + pos - from + t) * L->dvp);
+        pos += n;
+    }
+}
+
+void kv_attn_pack(const kv_attn_run *r, uint32_t tile, float *kt, float *v)
+{
+    const kv_page_layout *L = r->layout;
+    uint32_t at = tile * KV_KEY_TILE, from = r->first > at ? r->first : at, to = r->end < at + KV_KEY_TILE ? r->end : at + KV_KEY_TILE;
+    if (from > at || to < at + KV_KEY_TILE) {
+        memset(kt, 0, sizeof(float) * 64 * L->dk);
+        if (v) memset(v, 0, sizeof(float) * 64 * L->dvp);
+    }
+    if (from < r->sync_pos) pack_tail(r, from, to < r->sync_pos ? to : r->sync_pos, from - at, kt, v);
+    if (to <= r->sync_pos) return;
+    uint32_t new_from = from > r->sync_pos ? from : r->sync_pos, row = new_from - r->sync_pos, n = to - new_from, col = new_from - at;
+    r->k->pack_k(r->rows_k + (size_t)row * L->dk, L->dk, n, L->dk, col, kt);
+    for (uint32_t t = 0; v && t < n; t++) {
+        float *y = v + (size_t)(col + t) * L->dvp;
+        r->k->widen(r->rows_v + (size_t)(row + t) * L->dv, L->dv, y);
+        for (uint32_t c = L->dv; c < L->dvp; c++) y[c] = 0.0f;
+    }
+}
+
+typedef struct prefill_job {
+    kv_cpu_exec *ex;
+    const kv_attn_params *p;
+    const kv_attn_chunk *c;
+    const kv_attn_layouts *layouts;
+    uint32_t group, tile_rows, n_tiles;
+} prefill_job;
+
+/* Folds handle i for the item's rows; rows that see different slots (a window's edge) go one by one. */
+static void fold_handle(const prefill_job *j, const kv_stream *st, uint32_t i, uint32_t row, uint32_t n, kv_attn_work *w)
+{
+    const kv_attn_scratch *s = kv_attn_scratch_of(j->ex);
+    const kv_page_entry *e = kv_pool_entry(j->c->pool, st->handles[i].page);
+    kv_attn_page p = {.layout = &j->layouts->by_pair[e->format], .entry = e, .data = kv_pool_data(j->c->pool, st->handles[i].page),
+                      .q_stride = s->q_stride, .o_stride = s->o_stride, .softcap = j->p->softcap};
+    for (uint32_t r = 0; r < n;) {
+        uint32_t lo, hi, at = r;
+        kv_attn_visible(e->first_pos, e->start, e->n, j->p->window, j->c->first_pos + row + r, &p.lo, &p.hi);
+        for (r++; r < n; r++) {
+            kv_attn_visible(e->first_pos, e->start, e->n, j->p->window, j->c->first_pos + row + r, &lo, &hi);
+            if (lo != p.lo || hi != p.hi) break;
+        }
+        if (p.lo >= p.hi) continue;
+        uint32_t q = at * j->group;
+        p.nq = (r - at) * j->group;
+        p.q = w->q + q * s->q_stride;
+        p.m = w->m + q;
+        p.l = w->l + q;
+        p.o = w->o + q * s->o_stride;
+        kv_attn_fold_page(j->ex, &p, w);
+    }
+}
+
+/* Folds the f16 run for rows [row, row + n). */
+static void fold_run(const prefill_job *j, uint32_t head, uint32_t row, uint32_t n, kv_attn_work *w)
+{
+    const kv_attn_scratch *s = kv_attn_scratch_of(j->ex);
+    kv_attn_run run = kv_attn_run_of(j->ex, j->c, j->p, j->layouts, head);
+    uint32_t G = j->group, window = j->p->window, pos0 = j->c->first_pos + row, pos1 = pos0 + n; /* positions [pos0, pos1) */
+    uint32_t from = run.first;
+    if (window && pos0 >= window && pos0 - window + 1 > from) from = pos0 - window + 1;
+    run.end = pos1;
+    for (uint32_t i = from / KV_KEY_TILE; i * KV_KEY_TILE < pos1; i++) {
+        uint32_t r0 = i * KV_KEY_TILE > pos0 ? i * KV_KEY_TILE - pos0 : 0, r1 = n; /* rows that see the tile */
+        if (window && i * KV_KEY_TILE + KV_KEY_TILE + window <= pos1) r1 = i * KV_KEY_TILE + KV_KEY_TILE + window - 1 - pos0;
+        if (r0 >= r1) continue;
+        kv_attn_pack(&run, i, w->kt, w->v);
+        for (uint32_t r = r0; r < r1; r++) {
+            kv_attn_columns(&run, i, window, pos0 + r, &w->lo[r * G], &w->hi[r * G]);
+            for (uint32_t g = 1; g < G; g++) {
+                w->lo[r * G + g] = w->lo[r * G];
+                w->hi[r * G + g] = w->hi[r * G];
+            }
+        }
+        uint32_t q = r0 * G;
+        kv_attn_tile t = {.kt = w->kt, .v = w->v, .dk = j->p->dk, .dvp = run.layout->dvp, .n = w->hi[(r1 - 1) * G], .nq = (r1 - r0) * G,
+                          .q = w->q + q * s->q_stride, .q_stride = s->q_stride, .m = w->m + q, .l = w->l + q, .o = w->o + q * s->o_stride,
+                          .o_stride = s->o_stride, .lo = w->lo + q, .hi = w->hi + q, .s = w->s, .softcap = j->p->softcap};
+        j->ex->be->attn->tile(&t);
+    }
+}
+
+static void run_item(void *ctx, uint32_t index, uint32_t thread)
+{
+    const prefill_job *j = ctx;
+    const kv_attn_scratch *s = kv_attn_scratch_of(j->ex);
+    kv_attn_work *w = &s->work[thread];
+    const kv_attn_chunk *c = j->c;
+    const kv_attn_params *p = j->p;
+    uint32_t head = index % p->n_kv, tile = j->n_tiles - 1 - index / p->n_kv; /* the last rows have most keys: first */
+    uint32_t G = j->group, r0 = tile * j->tile_rows, n = c->n_rows - r0 < j->tile_rows ? c->n_rows - r0 : j->tile_rows;
+    for (uint32_t i = 0; i < n * G; i++) {
+        const float *q = c->q + ((size_t)(r0 + i / G) * p->n_q + head * G + i % G) * p->dk;
+        kv_attn_load_query(j->ex->be->attn, q, p->dk, p->scale, w->q + i * s->q_stride, s->q_stride);
+        w->m[i] = -INFINITY;
+        w->l[i] = 0.0f;
+    }
+    memset(w->o, 0, (size_t)n * G * s->o_stride * sizeof(float));
+    const kv_stream *st = &c->streams[head];
+    for (uint32_t i = 0; i < st->n_handles; i++) fold_handle(j, st, i, c->row0 + r0, n, w);
+    fold_run(j, head, c->row0 + r0, n, w);
+    for (uint32_t i = 0; i < n * G; i++) {
+        size_t at = (size_t)(r0 + i / G) * p->n_q + head * G + i % G;
+        float lse = kv_attn_finish(w->m[i], w->l[i], w->o + i * s->o_stride, p->dv, c->out + at * p->dv);
+        if (c->lse) c->lse[at] = lse;
+    }
+}
+
+void kv_cpu_attn_prefill(kv_exec *base, const kv_attn_params *p, const kv_attn_chunk *c)
+{
+    kv_cpu_exec *ex = kv_cpu_exec_of(base);
+    uint32_t group = p->n_q / p->n_kv, rows = kv_attn_scratch_of(ex)->rows / group;
+    if (!c->n_rows) return;
+    prefill_job j = {ex, p, c, kv_attn_layouts_for(ex, p->dk, p->dv), group, rows, (c->n_rows + rows - 1) / rows};
+    kv_threads_run(ex->threads, run_item, &j, j.n_tiles * p->n_kv);
+}

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention kernels in plain C: the reference. Reads top to bottom, one query at a time; nothing is shared between queries. The
+ * LADDER path is the integer arithmetic that every level must reproduce with the same roundings (round half to even, sums of floats over 16
+ * lanes, then lane i + lane i + 8, + 4, + 2, + 1); the others compute in f32 in the same order but without fused operations.
+ * Softcap is built here only.
+ */
+#include "backend/cpu/attn.h"
+#include "base/half.h"
+
+#include <math.h>
+#include <string.h>
+
+static float exp_ref(float x)
+{
+    if (!(x >= KV_ATTN_EXP_MIN)) return 0.0f;
+    if (x > KV_ATTN_EXP_MAX) x = KV_ATTN_EXP_MAX;
+    float n = rintf(x * 1.44269504088896341f);
+    float r = fmaf(n, -0.693359375f, x);
+    r = fmaf(n, 2.12194440e-4f, r);
+    float p = fmaf(1.9875691500e-4f, r, 1.3981999507e-3f);
+    p = fmaf(p, r, 8.3334519073e-3f);
+    p = fmaf(p, r, 4.1665795894e-2f);
+    p = fmaf(p, r, 1.6666665459e-1f);
+    p = fmaf(p, r, 5.0000001201e-1f);
+    p = fmaf(p, r * r, r) + 1.0f;
+    return p * kv_bits_f32((uint32_t)((int)n + 127) << 23);
+}
+
+/* A sum over 16 lanes: element i goes to lane i & 15. */
+typedef struct { float lane[16]; } sum16;
+static float sum16_total(const sum16 *s)
+{
+    float x[16];
+    memcpy(x, s->lane, sizeof x);
+    for (int n = 8; n; n /= 2)
+        for (int i = 0; i < n; i++) x[i] += x[i + n];
+    return x[0];
+}
+
+static float capped(float s, float softcap) { return softcap != 0.0f ? softcap * tanhf(s / softcap) : s; }
+
+/* s[lo, hi) become exp(s - m'); m, l move on; returns exp(m - m'). */
+static float softmax_step(float *s, uint32_t lo, uint32_t hi, float softcap, float *m, float *l)
+{
+    float now = *m;
+    for (uint32_t t = lo; t < hi; t++) {
+        s[t] = capped(s[t], softcap);
+        if (s[t] > now) now = s[t];
+    }
+    float base = now == -INFINITY ? 0.0f : now, keep = exp_ref(*m - base);
+    sum16 sum = {{0}};
+    for (uint32_t t = lo; t < hi; t++) {
+        s[t] = exp_ref(s[t] - base);
+        sum.lane[t & 15] += s[t];
+    }
+    *l = *l * keep + sum16_total(&sum);
+    *m = now;
+    return keep;
+}
+
+static float half_at(const uint8_t *page, uint32_t off, uint32_t i)
+{
+    uint16_t h;
+    memcpy(&h, page + off + 2 * i, 2);
+    return kv_f16_f32(h);
+}
+
+/* Bit i of a plane. */
+static uint32_t plane_bit(const uint8_t *plane, uint32_t i) { return (uint32_t)(plane[i >> 3] >> (i & 7)) & 1u; }
+
+/* ------------------------------------------------------------------ kinds computed in f32 */
+/* One element of K or V: kind, packed bits. */
+static float k_value(const kv_attn_page *a, uint32_t t, uint32_t c)
+{
+    const kv_page_layout *L = a->layout;
+    if (L->kind == KV_KIND_F16) return half_at(a->data, L->k_off, c * L->tokens + t);
+    if (L->kind == KV_KIND_Q8)
+        return half_at(a->data, L->k_min_off, c) + half_at(a->data, L->k_scale_off, c) * (float)a->data[L->k_off + c * L->tokens + t];
+    uint32_t bits = kv_formats[L->kf].k_bits2 / 2u, g = t / kv_formats[L->kf].group * L->dkp + c;
+    const uint8_t *row = a->data + L->k_off + c * (L->tokens * bits / 8);
+    uint32_t code = (uint32_t)(row[t * bits / 8] >> (t * bits % 8)) & ((1u << bits) - 1);
+    return half_at(a->data, L->k_min_off, g) + half_at(a->data, L->k_scale_off, g) * (float)code;
+}
+
+static float v_value(const kv_attn_page *a, uint32_t t, uint32_t c)
+{
+    const kv_page_layout *L = a->layout;
+    if (L->kind == KV_KIND_F16) return half_at(a->data, L->v_off, t * L->dvp + c);
+    if (L->kind == KV_KIND_Q8) return half_at(a->data, L->v_min_off, t) + half_at(a->data, L->v_scale_off, t) * (float)a->data[L->v_off + t * L->dvp + c];
+    uint32_t bits = L->v_bits, g = t * L->v_groups + c / kv_formats[L->vf].group;
+    const uint8_t *row = a->data + L->v_off + t * (L->dvp * bits / 8u);
+    uint32_t code = (uint32_t)(row[c * bits / 8] >> (c * bits % 8)) & ((1u << bits) - 1);
+    return half_at(a->data, L->v_min_off, g) + half_at(a->data, L->v_scale_off, g) * (float)code;
+}
+
+static void page_floats(const kv_attn_page *a, kv_attn_work *w)
+{
+    const kv_page_layout *L = a->layout;
+    for (uint32_t i = 0; i < a->nq; i++) {
+        const float *q = a->q + i * a->q_stride;
+        float *o = a->o + i * a->o_stride;
+        for (uint32_t t = a->lo; t < a->hi; t++) {
+            float s = 0.0f;
+            for (uint32_t c = 0; c < L->dk; c++) s += q[c] * k_value(a, t, c);
+            w->scores[t] = s;
+        }
+        float keep = softmax_step(w->scores, a->lo, a->hi, a->softcap, &a->m[i], &a->l[i]);
+        for (uint32_t c = 0; c < L->dv; c++) {
+            o[c] *= keep;
+            for (uint32_t t = a->lo; t < a->hi; t++) o[c] += w->scores[t] * v_value(a, t, c);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ LADDER */
+typedef struct { float scale, mid; } affine; /* value = mid + scale (code - levels / 2) */
+
+static affine affine_of(const kv_page_layout *L, const uint8_t *page, uint32_t triple, uint32_t bits, uint8_t u_scale, uint8_t u_min)
+{
+    uint32_t off = L->triples_off + 6 * triple;
+    float scale = bits ? (float)u_scale * (half_at(page, off, 0) / 255.0f) : 0.0f;
+    float min = fmaf((float)u_min, half_at(page, off, 2), half_at(page, off, 1));
+    return (affine){scale, fmaf(scale, (float)((1u << bits) - 1) * 0.5f, min)};
+}
+
+/* What makes codes of 8 or 16 bits of x: code = rint(x * inv), x = code * step. */
+typedef struct { float inv, step; } quantizer;
+static quantizer quantizer_for(float top, float limit)
+{
+    if (!(top > KV_ATTN_TINY)) return (quantizer){0.0f, 0.0f};
+    return (quantizer){limit / top, top / limit};
+}
+
+static void ladder_scores(const kv_attn_page *a, kv_attn_work *w, const float *q)
+{
+    const kv_page_layout *L = a->layout;
+    const uint8_t *planes = a->data + L->k_off, *order = a->data + L->k_order_off;
+    sum16 bias = {{0}};
+    float top = 0.0f;
+    for (uint32_t r = 0; r < L->dkp; r++) {
+        uint32_t bits = kv_page_width(a->entry, r / 8);
+        affine f = affine_of(L, a->data, bits, bits, a->data[L->k_scale_off + r], a->data[L->k_min_off + r]);
+        w->qs[r] = q[order[r]] * f.scale;
+        bias.lane[r & 15] = fmaf(q[order[r]], f.mid, bias.lane[r & 15]);
+        top = fmaxf(top, fabsf(w->qs[r]));
+    }
+    quantizer z = quantizer_for(top, kv_formats[L->kf].code_bits == 16 ? KV_ATTN_Q16_MAX : KV_ATTN_Q8_MAX);
+    float total_bias = sum16_total(&bias);
+    memset(w->isum, 0, w->slots * sizeof *w->isum);
+    for (uint32_t r = 0; r < L->dkp; r++) {
+        uint32_t bits = kv_page_width(a->entry, r / 8), i = r & 7;
+        int32_t query = (int32_t)rintf(w->qs[r] * z.inv), levels = (int32_t)(1u << bits) - 1;
+        for (uint32_t t = a->lo; t < a->hi; t++) {
+            int32_t code = 0;
+            for (uint32_t p = 0; p < bits; p++) code |= (int32_t)(plane_bit(planes + 8 * (t / 8 * bits + p), 32 * (i >> 2) + 4 * (t & 7) + (i & 3)) << p);
+            w->isum[t] += query * (2 * code - levels);
+        }
+        if (i == 7) planes += L->tokens * bits;
+    }
+    for (uint32_t t = a->lo; t < a->hi; t++) w->scores[t] = fmaf((float)w->isum[t], 0.5f * z.step, total_bias);
+}
+
+static void ladder_values(const kv_attn_page *a, kv_attn_work *w, float keep, float *o)
+{
+    const kv_page_layout *L = a->layout;
+    int e0 = (int8_t)a->data[L->e0_off];
+    sum16 sum = {{0}};
+    float top = 0.0f;
+    for (uint32_t t = a->lo; t < a->hi; t++) {
+        uint8_t u = a->data[L->a_off + t];
+        w->weighted[t] = w->scores[t] * ldexpf(1.0f + (float)(u & 15) / 16.0f, e0 + (u >> 4));
+        sum.lane[t & 15] += w->weighted[t];
+        top = fmaxf(top, w->weighted[t]);
+    }
+    quantizer z = quantizer_for(top, kv_formats[L->vf].code_bits == 16 ? KV_ATTN_P16_MAX : KV_ATTN_Q8_MAX);
+    float total = sum16_total(&sum);
+    int32_t levels = (int32_t)(1u << L->v_bits) - 1;
+    for (uint32_t c = 0; c < L->dvp; c++) {
+        affine f = affine_of(L, a->data, 7, L->v_bits, a->data[L->v_scale_off + c], a->data[L->v_min_off + c]);
+        int32_t isum = 0;
+        for (uint32_t t = a->lo; t < a->hi; t++) {
+            const uint8_t *tile = a->data + L->v_off + 8 * (t / 8 * (L->dvp / 8u) + c / 8) * L->v_bits;
+            int32_t code = 0, p_code = (int32_t)rintf(w->weighted[t] * z.inv);
+            for (uint32_t p = 0; p < L->v_bits; p++) code |= (int32_t)(plane_bit(tile + 8 * p, 32 * ((t & 7) >> 2) + 4 * (c & 7) + (t & 3)) << p);
+            isum += p_code * (2 * code - levels);
+        }
+        o[c] *= keep;
+        if (z.step > 0.0f) o[c] += fmaf(f.scale, (float)isum * (0.5f * z.step), f.mid * total);
+    }
+}
+
+static void page_ladder(const kv_attn_page *a, kv_attn_work *w)
+{
+    for (uint32_t i = 0; i < a->nq; i++) {
+        ladder_scores(a, w, a->q + i * a->q_stride);
+        float keep = softmax_step(w->scores, a->lo, a->hi, a->softcap, &a->m[i], &a->l[i]);
+        ladder_values(a, w, keep, a->o + i * a->o_stride);
+    }
+}
+
+/* ------------------------------------------------------------------ tiles */
+/* s[64] of one query. */
+static void tile_scores(const float *q, const float *kt, uint32_t dk, float *s)
+{
+    memset(s, 0, 64 * sizeof *s);
+    for (uint32_t c = 0; c < dk; c++)
+        for (uint32_t t = 0; t < 64; t++) s[t] += q[c] * kt[c * 64 + t];
+}
+
+static void tile(const kv_attn_tile *t)
+{
+    for (uint32_t i = 0; i < t->nq; i++) {
+        float *s = t->s, *o = t->o + i * t->o_stride;
+        tile_scores(t->q + i * t->q_stride, t->kt, t->dk, s);
+        float keep = softmax_step(s, t->lo[i], t->hi[i], t->softcap, &t->m[i], &t->l[i]);
+        for (uint32_t c = 0; c < t->dvp; c++) o[c] *= keep;
+        for (uint32_t k = t->lo[i]; k < t->hi[i]; k++)
+            for (uint32_t c = 0; c < t->dvp; c++) o[c] += s[k] * t->v[k * t->dvp + c];
+    }
+}
+
+static void cols(const kv_attn_cols *c)
+{
+    for (uint32_t i = 0; i < c->n; i++) {
+        float s[64];
+        tile_scores(c->q[i], c->kt, c->dk, s);
+        for (uint32_t t = c->lo[i]; t < c->hi[i]; t++) {
+            float p = exp_ref(capped(s[t] * c->scale, c->softcap) - c->lse[i]);
+            if (c->use[i] & KV_ATTN_SUM) c->sums[t] += c->square ? p * p : p;
+            if (c->use[i] & KV_ATTN_MASS) c->mass[t] += p;
+        }
+    }
+}
+
+static void pack_k(const uint16_t *rows, size_t stride, uint32_t n, uint32_t dk, uint32_t col0, float *kt)
+{
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t c = 0; c < dk; c++) kt[c * 64 + col0 + t] = kv_f16_f32(rows[t * stride + c]);
+}
+
+static void widen(const uint16_t *x, uint32_t n, float *y)
+{
+    for (uint32_t i = 0; i < n; i++) y[i] = kv_f16_f32(x[i]);
+}
+
+static void scale(const float *x, uint32_t n, float s, float *y)
+{
+    for (uint32_t i = 0; i < n; i++) y[i] = x[i] * s;
+}
+
+static void join(float *am, float *al, float *ao, float bm, float bl, const float *bo, uint32_t dv)
+{
+    if (bm == -INFINITY) return;
+    float now = *am > bm ? *am : bm, ka = exp_ref(*am - now), kb = exp_ref(bm - now);
+    *al = *al * ka + bl * kb;
+    *am = now;
+    for (uint32_t c = 0; c < dv; c++) ao[c] = fmaf(bo[c], kb, ao[c] * ka);
+}
+
+const struct kv_attn_kernels kv_attn_kernels_ref = {"ref", {page_floats, page_floats, page_ladder, page_floats}, tile, cols, pack_k, widen, scale, join};

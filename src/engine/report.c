@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reports: counted from the pages that are there, never estimated. */
+#include "engine/engine.h"
+
+#include <string.h>
+
+static void masses(const kvist_session *s, kvist_report *out) {
+    double sum = 0;
+    out->mass_min = 1.0;
+    for (uint32_t i = 0; i < s->seq->n_streams; i++) {
+        double m = s->seq->streams[i].mass;
+        sum += m;
+        if (m >= out->mass_min) continue;
+        out->mass_min = m;
+        for (uint32_t l = 0; l < s->seq->n_layers; l++)
+            if (i >= s->seq->layer_first[l] && i < s->seq->layer_first[l + 1]) {
+                out->mass_min_layer = l;
+                out->mass_min_head = i - s->seq->layer_first[l];
+            }
+    }
+    out->mass_mean = s->seq->n_streams ? sum / s->seq->n_streams : 1.0;
+    out->mass_position = s->point.mass_position;
+}
+
+void kvist_session_report(const kvist_session *cs, kvist_report *out) {
+    kvist_session *s = (kvist_session *)cs; /* the engine's lock is not part of what the report describes */
+    memset(out, 0, sizeof *out);
+    kv_engine_enter(s->e);
+    kv_seq_bytes b;
+    kv_seq_count(s->seq, &b);
+    kv_policy_print(&s->policies[s->n_policies - 1], out->policy, sizeof out->policy);
+    out->tokens_seen = s->n;
+    out->tokens_stored = s->seq->n_streams ? (double)b.tokens_stored_sum / s->seq->n_streams : 0;
+    out->bytes_true = b.bytes_true;
+    out->bytes_unique = b.bytes_unique;
+    const kv_hparams *hp = &s->e->m->hp;
+    out->bytes_f16 = (uint64_t)s->n * 2 * hp->n_layers * hp->n_kv * (hp->dk + hp->dv);
+    out->bytes_peak = s->bytes_peak;
+    out->share = out->bytes_f16 ? (double)b.bytes_true / (double)out->bytes_f16 : 0;
+    out->share_met = s->point.share_met;
+    memcpy(out->share_note, s->point.share_note, sizeof out->share_note);
+    masses(s, out);
+    out->pages = b.pages;
+    for (uint32_t i = 0; i < KVIST_MAX_FORMATS; i++) out->pages_by_format[i] = b.by_format[i];
+    out->pages_dropped_pressure = s->pages_dropped_pressure;
+    out->prefill_seconds = s->prefill_seconds;
+    out->decode_seconds = s->decode_seconds;
+    out->prefill_tokens = s->prefill_tokens;
+    out->decode_tokens = s->decode_tokens;
+    kv_engine_leave(s->e);
+}
+
+const char *kvist_format_name(uint32_t format) { return format < KV_FORMATS ? kv_formats[format].name : NULL; }
+
+size_t kvist_session_streams(const kvist_session *cs, kvist_stream_report *out, size_t cap) {
+    kvist_session *s = (kvist_session *)cs;
+    size_t n = 0;
+    kv_engine_enter(s->e);
+    for (uint32_t l = 0; l < s->seq->n_layers; l++)
+        for (uint32_t i = s->seq->layer_first[l]; i < s->seq->layer_first[l + 1]; i++, n++) {
+            const kv_stream *st = &s->seq->streams[i];
+            if (n < cap)
+                out[n] = (kvist_stream_report){.layer = l, .head = i - s->seq->layer_first[l], .tokens_stored = st->tokens_sealed + st->tail_len,
+                                               .pages = st->n_handles + st->n_tail, .mass = st->mass};
+        }
+    kv_engine_leave(s->e);
+    return n;
+}

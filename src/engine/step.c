@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who leads, and what a step does. A caller queues its session(s) and either leads (runs steps until its own are done) or waits.
+ * Results never depend on which sessions share a step (DESIGN 2), so no order here is visible but speed.
+ */
+#include "engine/engine.h"
+
+#include "base/os.h"
+
+#include <string.h>
+
+static bool current_is(const kvist_session *s, uint8_t kind) { return s->at_todo < s->n_todo && s->todo[s->at_todo].kind == kind; }
+
+static void finish(kvist_session *s, kv_status st) {
+    s->status = st;
+    s->done = true;
+}
+
+static bool cancelled(kvist_session *s) {
+    if (!atomic_load(&s->cancel)) return false;
+    s->status = kv_fail(&s->err, KVIST_E_CANCELLED, "cancelled at %u tokens", s->n);
+    return true;
+}
+
+/* Logs the rows just finished and moves on to the next run. */
+static void run_finished(kvist_session *s) {
+    s->at_todo++;
+    if (s->at_todo == s->n_todo) finish(s, KVIST_OK);
+}
+
+/* ---- generated rows */
+
+static void step_generated(kvist_engine *e, kvist_session *const *batch, uint32_t n) {
+    kvist_session *rows[256];
+    int32_t ids[256];
+    bool want[256];
+    kv_status status[256];
+    static _Thread_local kv_error errs[256];
+    uint32_t m = 0;
+    for (uint32_t i = 0; i < n && m < e->p.max_sessions && m < 256; i++) {
+        kvist_session *s = batch[i];
+        if (s->done || !current_is(s, KV_ROWS_GENERATED)) continue;
+        if (cancelled(s)) {
+            finish(s, s->status);
+            continue;
+        }
+        rows[m] = s;
+        ids[m] = s->tokens[s->n];
+        want[m++] = s->at_todo + 1 == s->n_todo && s->n + 1 == s->todo[s->at_todo].end;
+    }
+    if (!m) return;
+    uint64_t t0 = kv_os_now_ns();
+    kv_decode_batch(e, rows, ids, want, m, status, errs);
+    double seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
+    for (uint32_t i = 0; i < m; i++) {
+        kvist_session *s = rows[i];
+        if (!status[i]) status[i] = kv_session_push_run(s, s->n, KV_ROWS_GENERATED, s->todo[s->at_todo].policy, &errs[i]);
+        if (status[i]) {
+            s->err = errs[i];
+            finish(s, status[i]);
+            continue;
+        }
+        if (s->at_todo >= s->n_replay) {
+            s->decode_seconds += seconds;
+            s->decode_tokens++;
+        }
+        if (s->n == s->todo[s->at_todo].end) run_finished(s);
+    }
+}
+
+/* ---- prompt rows */
+
+static kv_status begin_job(kvist_session *s) {
+    const kv_run *r = &s->todo[s->at_todo];
+    if (s->n) KV_TRY(kv_session_save(s, &s->err)); /* to come back to when the job fails or is cancelled */
+    s->logits_valid = false;
+    return kv_job_create(s, s->n, r->end, &s->policies[r->policy], s->at_todo + 1 == s->n_todo, &s->job, &s->err);
+}
+
+/* A job that stops half way leaves layers in different states: back to where it began. */
+static void abandon_job(kvist_session *s) {
+    kv_job_free(&s->job);
+    kv_saved *back = s->n ? kv_session_find_saved(s, s->n) : NULL;
+    kv_error ignored;
+    if (s->n == 0)
+        kv_seq_clear(s->seq);
+    else if (back && kv_snapshot_length(back->snap) == s->n)
+        (void)!kv_snapshot_restore(back->snap, s->seq, &ignored);
+    s->logits_valid = false;
+}
+
+/* Room for what decoding will append, so that no token allocates: lists up to the context's end, squared queries up to the first
+ * page sealed. Where the budget has no room for it, lists grow as they need. */
+static void reserve_ahead(kvist_session *s, const kv_policy *policy) {
+    kv_error ignored;
+    (void)!kv_seq_reserve(s->seq, s->e->p.n_ctx - s->n, &ignored);
+    for (uint32_t l = 0; l < s->seq->n_layers && s->n < KV_Q2_POSITIONS; l++) {
+        kv_layer_policy lp;
+        kv_page_layout lay;
+        kv_policy_layer(policy, l, &lp);
+        if (kv_formats[lp.format & 15].kind != KV_KIND_LADDER || kv_layer_layout(s->e->m, &lp, l, &lay, &ignored)) continue;
+        uint32_t rows = lp.sink + lp.recent + lay.tokens + 1;
+        for (uint32_t i = s->seq->layer_first[l]; i < s->seq->layer_first[l + 1]; i++) (void)!kv_q2_room(s->seq, &s->seq->streams[i], rows, &ignored);
+    }
+}
+
+static kv_status end_job(kvist_session *s) {
+    const kv_run *r = &s->todo[s->at_todo];
+    bool last = s->at_todo + 1 == s->n_todo;
+    kv_pool_stats stats;
+    kv_pool_get_stats(s->e->pool, &stats);
+    s->bytes_peak = stats.bytes_peak;
+    kv_job_free(&s->job);
+    if (s->at_todo >= s->n_replay) s->prefill_tokens += r->end - s->n;
+    s->n = r->end;
+    s->seq->length = s->n;
+    s->logits_valid = last;
+    reserve_ahead(s, &s->policies[r->policy]);
+    KV_TRY(kv_session_push_run(s, s->n, KV_ROWS_PROMPT, r->policy, &s->err));
+    return kv_session_save(s, &s->err);
+}
+
+static void step_prompt(kvist_session *s) {
+    uint64_t t0 = kv_os_now_ns();
+    kv_status st = KVIST_OK;
+    bool done = false, counts = s->at_todo >= s->n_replay;
+    if (cancelled(s)) st = s->status;
+    if (!st && !s->job) st = begin_job(s);
+    if (!st) st = kv_job_step(s->job, &done, &s->err);
+    if (st) {
+        abandon_job(s);
+        finish(s, st);
+    } else if (done) {
+        st = end_job(s);
+        if (st) finish(s, st);
+        else run_finished(s);
+    }
+    if (counts) s->prefill_seconds += (double)(kv_os_now_ns() - t0) * 1e-9;
+}
+
+void kv_engine_step(kvist_engine *e, kvist_session *const *batch, uint32_t n) {
+    step_generated(e, batch, n);
+    for (uint32_t i = 0; i < n; i++)
+        if (!batch[i]->done && current_is(batch[i], KV_ROWS_PROMPT)) {
+            step_prompt(batch[i]);
+            return;
+        }
+}
+
+/* ---- leading */
+
+static void enqueue(kvist_engine *e, kvist_session *s) {
+    kvist_session **at = &e->queue;
+    while (*at) at = &(*at)->queue_next;
+    s->queue_next = NULL;
+    s->busy = true;
+    s->done = false;
+    *at = s;
+}
+
+static void dequeue_done(kvist_engine *e) {
+    for (kvist_session **at = &e->queue; *at;) {
+        kvist_session *s = *at;
+        if (s->done) {
+            *at = s->queue_next;
+            s->busy = false;
+        } else {
+            at = &s->queue_next;
+        }
+    }
+}
+
+static bool all_done(kvist_session *const *s, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        if (s[i]->busy) return false;
+    return true;
+}
+
+/* mu is held on entry and exit. */
+static void lead(kvist_engine *e, kvist_session *const *mine, uint32_t n) {
+    kvist_session *batch[256];
+    e->led = true;
+    while (!all_done(mine, n)) {
+        while (e->reporters) pthread_cond_wait(&e->reported, &e->mu);
+        uint32_t m = 0;
+        for (kvist_session *s = e->queue; s && m < 256; s = s->queue_next) batch[m++] = s;
+        pthread_mutex_unlock(&e->mu);
+        pthread_mutex_lock(&e->work);
+        kv_engine_step(e, batch, m);
+        pthread_mutex_unlock(&e->work);
+        pthread_mutex_lock(&e->mu);
+        dequeue_done(e);
+        pthread_cond_broadcast(&e->changed);
+    }
+    e->led = false;
+    pthread_cond_broadcast(&e->changed);
+}
+
+kv_status kv_engine_run_many(kvist_session *const *s, uint32_t n, kv_error *err) {
+    if (!n) return KVIST_OK;
+    kvist_engine *e = s[0]->e;
+    pthread_mutex_lock(&e->mu);
+    for (uint32_t i = 0; i < n; i++) enqueue(e, s[i]);
+    while (!all_done(s, n)) {
+        if (e->led) pthread_cond_wait(&e->changed, &e->mu);
+        else lead(e, s, n);
+    }
+    pthread_mutex_unlock(&e->mu);
+    for (uint32_t i = 0; i < n; i++)
+        if (s[i]->status) {
+            if (err) *err = s[i]->err;
+            return s[i]->status;
+        }
+    return KVIST_OK;
+}
+
+kv_status kv_engine_run(kvist_session *s, kv_error *err) {
+    if (!s->n_todo) return KVIST_OK;
+    kvist_session *one[1] = {s};
+    return kv_engine_run_many(one, 1, err);
+}
+
+void kv_engine_enter(kvist_engine *e) {
+    pthread_mutex_lock(&e->mu);
+    e->reporters++;
+    pthread_mutex_unlock(&e->mu);
+    pthread_mutex_lock(&e->work);
+}
+
+void kv_engine_leave(kvist_engine *e) {
+    pthread_mutex_unlock(&e->work);
+    pthread_mutex_lock(&e->mu);
+    e->reporters--;
+    pthread_cond_broadcast(&e->reported);
+    pthread_mutex_unlock(&e->mu);
+}

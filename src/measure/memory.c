@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * See memory.h. The same arithmetic as a compression point (policy/plan.h) without pages: what each stream seals, what stays in
+ * its f16 tail, and the overhead that bytes_true counts.
+ */
+#include "measure/memory.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "cache/stream.h"
+#include "policy/plan.h"
+
+static uint64_t pages_of(uint64_t tokens, uint64_t page) { return (tokens + page - 1) / page; }
+
+typedef struct counts { uint64_t sealed_pages, tail_pages, tokens, q2; } counts;
+
+/* Streams that evict nothing seal whole pages between sinks and recent and leave the remainder in the tail. */
+static void count_kept(const kv_plan *plan, const kv_plan_layer *l, uint32_t n, counts *c) {
+    uint64_t sinks = pages_of(plan->n_sink, l->f16_tokens), sealed = plan->n_candidates / l->page_tokens;
+    uint64_t tail = n - plan->n_sink - sealed * l->page_tokens;
+    c->sealed_pages += l->n_streams * (sinks + sealed);
+    c->tail_pages += l->n_streams * pages_of(tail, l->f16_tokens);
+    c->tokens += (uint64_t)l->n_streams * n;
+}
+
+static void count_evicted(const kv_plan *plan, const kv_plan_layer *l, uint32_t layer, uint32_t first_stream, counts *c) {
+    uint64_t sinks = pages_of(plan->n_sink, l->f16_tokens), tail = pages_of(plan->n_recent, l->f16_tokens);
+    c->tail_pages += l->n_streams * tail;
+    c->tokens += (uint64_t)l->n_streams * (plan->n_sink + plan->n_recent);
+    c->sealed_pages += l->n_streams * sinks;
+    if (plan->global) return;
+    for (uint32_t s = 0; s < l->n_streams; s++) {
+        uint64_t tokens = plan->tokens[layer], pages = pages_of(tokens, l->page_tokens);
+        if (plan->pages && plan->pages[first_stream + s] > pages) {
+            pages = plan->pages[first_stream + s];
+            tokens = pages * l->page_tokens;
+        }
+        if (tokens > plan->n_candidates) tokens = plan->n_candidates;
+        c->sealed_pages += pages;
+        c->tokens += tokens;
+    }
+}
+
+kv_status kv_memory_estimate(const kv_memory_shape *shape, const char *policy, uint32_t n, kv_memory_need *out, kv_error *err) {
+    kv_policy pol;
+    KV_TRY(kv_policy_parse(policy, &pol, err));
+    size_t page_bytes = kv_page_bytes_for(shape->dk, shape->dv);
+    kv_page_layout f16;
+    KV_TRY(kv_page_layout_get(kv_format_pair(KV_F16, KV_F16), shape->dk, shape->dv, page_bytes, &f16, err));
+    kv_plan_layer *layers = kv_calloc(shape->n_layers, sizeof *layers);
+    if (!layers) KV_FAIL(err, MEMORY, "no memory for a plan of %u layers", shape->n_layers);
+    kv_status st = KVIST_OK;
+    uint64_t page_tokens_sum = 0;
+    for (uint32_t i = 0; st == KVIST_OK && i < shape->n_layers; i++) {
+        kv_layer_policy lp;
+        kv_page_layout l;
+        kv_policy_layer(&pol, i, &lp);
+        st = kv_page_layout_get(lp.format, shape->dk, shape->dv, page_bytes, &l, err);
+        if (st != KVIST_OK) break;
+        layers[i] = (kv_plan_layer){shape->n_kv, f16.tokens, l.tokens, l.kind == KV_KIND_LADDER ? (uint32_t)(shape->dk * sizeof(float)) : 0, 2ull * (shape->dk + shape->dv)};
+        page_tokens_sum += l.tokens;
+    }
+    kv_plan plan;
+    memset(&plan, 0, sizeof plan);
+    uint32_t overhead = (uint32_t)(sizeof(kv_page_entry) + sizeof(kv_handle));
+    kv_plan_input in = {.policy = &pol, .n_layers = shape->n_layers, .layers = layers, .page_bytes = (uint32_t)page_bytes, .page_overhead = overhead,
+                        .n_seen = n, .n_unsealed = n, .first = true};
+    if (st == KVIST_OK) st = kv_plan_make(&in, &plan, err);
+    if (st == KVIST_OK) {
+        counts c = {0};
+        for (uint32_t i = 0; i < shape->n_layers; i++) {
+            if (plan.evict) count_evicted(&plan, &layers[i], i, i * shape->n_kv, &c);
+            else count_kept(&plan, &layers[i], n, &c);
+            c.q2 += (uint64_t)layers[i].n_streams * layers[i].q2_bytes;
+        }
+        if (plan.evict && plan.global) {
+            c.sealed_pages += plan.pages_global;
+            c.tokens += plan.pages_global * (page_tokens_sum / shape->n_layers);
+        }
+        uint64_t streams = (uint64_t)shape->n_layers * shape->n_kv;
+        out->bytes_true = (c.sealed_pages + c.tail_pages) * (page_bytes + sizeof(kv_page_entry)) + c.sealed_pages * sizeof(kv_handle) +
+                          c.tail_pages * sizeof(uint32_t) + c.q2;
+        out->bytes_f16 = streams * n * 2ull * (shape->dk + shape->dv);
+        out->tokens_stored = streams ? (double)c.tokens / (double)streams : 0;
+    }
+    kv_plan_free(&plan);
+    kv_free(layers);
+    return st;
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* SmolLM2-135M-Instruct against reference values of an independent implementation (f32 logits of 16 positions, perplexity). */
+#include "support/naive.h"
+#include "support/support.h"
+
+#include "kvist/kvist.h"
+
+#include <math.h>
+
+static const int positions[16] = {0, 1, 2, 3, 4, 7, 11, 15, 19, 23, 31, 39, 47, 55, 62, 63};
+
+typedef struct rows { float *logits; uint32_t vocab; } rows;
+
+static void keep_row(void *user, size_t position, const float *logits) {
+    rows *r = user;
+    memcpy(r->logits + position * r->vocab, logits, r->vocab * sizeof *logits);
+}
+
+static void compare_logits(int precise, double limit, int least_top1) {
+    size_t len, n_ids = 0;
+    int32_t ids[64];
+    char *golden = test_read(test_shared("golden/smollm2_wiki64_logits16.f32"), &len), *text = test_read(test_shared("golden/smollm2_wiki64_ids.txt"), NULL);
+    const char *path = test_model();
+    if (!golden || !text || !path) skip();
+    for (char *p = text; n_ids < 64;) ids[n_ids++] = (int32_t)strtol(p, &p, 10);
+    kvist_error err;
+    kvist_model *m;
+    kvist_engine *e;
+    kvist_session *s;
+    if (kvist_model_open(path, NULL, &m, &err)) fail_msg("%s", err.message);
+    kvist_engine_params p = {.n_ctx = 256, .precise = precise, .max_sessions = 4};
+    if (kvist_engine_create(m, &p, &e, &err)) fail_msg("%s", err.message);
+    if (kvist_session_create(e, "full", &s, &err)) fail_msg("%s", err.message);
+    rows r = {malloc(64 * 49152 * sizeof(float)), 49152};
+    if (kvist_session_sync_rows(s, ids, 64, 0, keep_row, &r, &err)) fail_msg("%s", err.message);
+    double sum = 0, nll = 0;
+    int same = 0;
+    for (int i = 0; i < 16; i++) {
+        const float *ref = (const float *)(const void *)golden + (size_t)i * 49152, *got = r.logits + (size_t)positions[i] * 49152;
+        sum += naive_kl_f32(ref, got, 49152);
+        same += naive_argmax_f32(ref, 49152) == naive_argmax_f32(got, 49152);
+    }
+    for (int i = 1; i < 64; i++) {
+        const float *row = r.logits + (size_t)(i - 1) * 49152;
+        double z = 0;
+        for (int c = 0; c < 49152; c++) z += exp((double)row[c]);
+        nll += (log(z) - row[ids[i]]) / 63;
+    }
+    print_message("precise=%d: mean KL %.3g, same top-1 %d of 16, mean NLL %.6f (reference 4.099216)\n", precise, sum / 16, same, nll);
+    assert_true(sum / 16 <= limit);
+    assert_true(same >= least_top1);
+    assert_true(fabs(nll - 4.099216) <= (precise ? 1e-3 : 0.02));
+    free(r.logits);
+    free(golden);
+    free(text);
+    kvist_session_close(&s);
+    kvist_engine_close(&e);
+    kvist_model_close(&m);
+}
+
+static void logits(void **state) {
+    (void)state;
+    compare_logits(0, 3e-3, 15);
+}
+
+static void logits_precise(void **state) {
+    (void)state;
+    compare_logits(1, 1e-5, 16);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(logits), cmocka_unit_test(logits_precise)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The policy contract: presets, keys, refusals by name, overrides, and canonical text that parses back to the same policy. */
+#include "support/support.h"
+
+#include "policy/policy.h"
+
+#include <math.h>
+
+static kv_policy parse(const char *text) {
+    kv_policy p;
+    kv_error err = {0};
+    if (kv_policy_parse(text, &p, &err)) fail_msg("'%s': %s", text, err.message);
+    return p;
+}
+
+static void refuse(const char *text, const char *part1, const char *part2) {
+    kv_policy p;
+    kv_error err = {0};
+    assert_int_equal(kv_policy_parse(text, &p, &err), KVIST_E_POLICY);
+    if (!strstr(err.message, part1) || !strstr(err.message, part2)) fail_msg("'%s' is refused with '%s'", text, err.message);
+}
+
+#define PAIR(f) ((f) | (f) << 4)
+
+static void presets(void **state) {
+    static const struct {
+        const char *name;
+        uint32_t score, alloc, kind;
+        double budget, local;
+        uint32_t format, sink, recent, window, pool;
+        double delta, floor;
+    } rows[] = {
+        {"full", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_ALL, 0, 0, KV_F16, 16, 64, 32, 1, 7, .5},
+        {"streaming", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .25, 0, KV_F16, 4, 64, 32, 1, 7, .5},
+        {"kivi", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_ALL, 0, 0, KV_KIVI2, 0, 128, 32, 1, 7, .5},
+        {"snapkv", KV_SCORE_VOTE, KV_ALLOC_UNIFORM, KV_BUDGET_TOKENS, 1024, 0, KV_F16, 0, 32, 32, 7, 7, .5},
+        {"h2o", KV_SCORE_ATTN, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .2, .1, KV_F16, 0, 0, 32, 1, 7, .5},
+        {"minikv", KV_SCORE_ATTN, KV_ALLOC_PYRAMID, KV_BUDGET_KEEP, .5, .25, KV_MINIKV2, 0, 0, 32, 1, 7, .5},
+        {"kvcompress", KV_SCORE_VOTE2, KV_ALLOC_GLOBAL, KV_BUDGET_RATE, 8, 0, KV_F16, 0, 32, 32, 7, 7, 0},
+    };
+    char list[200] = "";
+    for (uint32_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        kv_policy p = parse(rows[i].name);
+        const char *description = NULL;
+        assert_string_equal(kv_policy_preset_at(i, &description), rows[i].name);
+        assert_non_null(description);
+        assert_string_equal(p.preset, rows[i].name);
+        assert_int_equal(p.base.score, rows[i].score);
+        assert_int_equal(p.alloc, rows[i].alloc);
+        assert_int_equal(p.budget_kind, rows[i].kind);
+        assert_true(p.budget == rows[i].budget && p.local == rows[i].local && p.local_of_kept == 0);
+        assert_int_equal(p.base.format, PAIR(rows[i].format));
+        assert_int_equal(p.base.sink, rows[i].sink);
+        assert_int_equal(p.base.recent, rows[i].recent);
+        assert_int_equal(p.base.window, rows[i].window);
+        assert_int_equal(p.base.pool, rows[i].pool);
+        assert_int_equal(p.base.stride, 1);
+        assert_true(p.delta == rows[i].delta && p.floor == rows[i].floor && p.guard == 0 && p.guard_max == 2 && p.when == 0);
+        assert_int_equal(p.base.pool_all, rows[i].score == KV_SCORE_VOTE2);
+        assert_int_equal(p.base.group_after_pool, rows[i].score == KV_SCORE_VOTE2);
+        assert_int_equal(kv_policy_evicts(&p), rows[i].kind != KV_BUDGET_ALL);
+        char text[64];
+        kv_policy_print(&p, text, sizeof text);
+        assert_string_equal(text, rows[i].name);
+        if (i) strcat(list, ", ");
+        strcat(list, rows[i].name);
+    }
+    assert_string_equal(kv_policy_presets(), list);
+    assert_null(kv_policy_preset_at(sizeof rows / sizeof *rows, NULL));
+    kv_policy p;
+    assert_int_equal(kv_policy_parse(NULL, &p, NULL), 0);
+    assert_string_equal(p.preset, "full");
+}
+
+static void every_key(void **state) {
+    kv_policy p = parse("minikv,score=vote,window=16,pool=5,stride=2,alloc=global,delta=20,floor=0.2,tokens=512,format=q4/q2,sink=8,recent=128,local=100,when=prefill,guard=0,"
+                        "guard_max=3");
+    assert_int_equal(p.base.score, KV_SCORE_VOTE);
+    assert_int_equal(p.base.window, 16);
+    assert_int_equal(p.base.pool, 5);
+    assert_int_equal(p.base.stride, 2);
+    assert_int_equal(p.alloc, KV_ALLOC_GLOBAL);
+    assert_true(p.delta == 20 && p.floor == .2 && p.local == 100 && p.guard_max == 3 && p.budget == 512);
+    assert_int_equal(p.budget_kind, KV_BUDGET_TOKENS);
+    assert_int_equal(p.base.format, KV_Q4 | KV_Q2 << 4);
+    assert_int_equal(p.base.sink, 8);
+    assert_int_equal(p.base.recent, 128);
+    assert_int_equal(parse("kivi,format=kivi4").base.format, PAIR(KV_KIVI4));
+    assert_int_equal(parse("full,format=q2s").base.format, PAIR(KV_Q2S));
+    /* A score brings its own pooling, wherever it is written; an explicit width wins. */
+    assert_int_equal(parse("minikv,score=vote").base.pool, 7);
+    assert_int_equal(parse("snapkv,score=attn").base.pool, 1);
+    assert_int_equal(parse("minikv,pool=3,score=vote").base.pool, 3);
+    assert_true(parse("minikv,score=vote2").base.pool_all);
+    assert_false(kv_policy_evicts(&(kv_policy){.budget_kind = KV_BUDGET_KEEP, .budget = 1}));
+}
+
+static bool near(double a, double b) { return fabs(a - b) <= 1e-12 * (1 + fabs(b)); }
+
+static void budgets_scale_local(void **state) {
+    assert_true(near(parse("minikv,keep=0.3").local, .15));
+    assert_true(near(parse("h2o,keep=0.1").local, .05));
+    assert_true(near(parse("minikv,rate=4").local, .125));
+    assert_true(parse("minikv,tokens=1001").local == 500);
+    assert_true(parse("minikv,tokens=1").local == 0);
+    kv_policy p = parse("minikv,share=0.14");
+    assert_true(p.local == 0 && near(p.local_of_kept, .5));
+    p = parse("minikv,share=0.14,local=0.1");
+    assert_true(p.local == .1 && p.local_of_kept == 0);
+    p = parse("minikv,local=0,share=.14");
+    assert_true(p.local == 0 && p.local_of_kept == 0);
+    assert_true(parse("snapkv,share=0.2").local_of_kept == 0);
+    assert_true(parse("minikv,keep=0.5").local == .25);
+}
+
+static void layers(void **state) {
+    kv_policy p = parse("minikv;layers=0:format=f16;layers=2-4:score=vote,window=8;layers=4-:format=q8,pool=3");
+    assert_int_equal(p.n_overrides, 3);
+    kv_layer_policy l;
+    kv_policy_layer(&p, 0, &l);
+    assert_int_equal(l.format, PAIR(KV_F16));
+    assert_int_equal(l.score, KV_SCORE_ATTN);
+    kv_policy_layer(&p, 1, &l);
+    assert_memory_equal(&l, &p.base, sizeof l);
+    kv_policy_layer(&p, 3, &l);
+    assert_int_equal(l.score, KV_SCORE_VOTE);
+    assert_int_equal(l.window, 8);
+    assert_int_equal(l.pool, 7);
+    assert_int_equal(l.format, PAIR(KV_MINIKV2));
+    kv_policy_layer(&p, 4, &l);
+    assert_int_equal(l.score, KV_SCORE_VOTE);
+    assert_int_equal(l.pool, 3);
+    assert_int_equal(l.format, PAIR(KV_Q8));
+    kv_policy_layer(&p, 5, &l);
+    assert_int_equal(l.score, KV_SCORE_ATTN);
+    kv_policy_layer(&p, 70000, &l);
+    assert_int_equal(l.format, PAIR(KV_Q8));
+    kv_policy_layer(&p, UINT32_MAX, &l);
+    assert_int_equal(l.pool, 3);
+}
+
+static void refusals(void **state) {
+    refuse("", "preset", "minikv");
+    refuse("nonsense", "'nonsense'", "not known");
+    refuse("share=0.14", "does not begin with a preset", "share=0.14");
+    refuse("pyramidkv", "'pyramidkv'", "not built");
+    refuse("Minikv", "'Minikv'", "minikv");
+    refuse("minikv,", "''", "key=value");
+    refuse("minikv,keep", "'keep'", "key=value");
+    refuse("minikv,keep=", "'keep'", "no value");
+    refuse("minikv,=3", "''", "not known");
+    refuse("minikv,kep=0.3", "'kep'", "not known");
+    refuse("minikv,sink=3,sink=4", "'sink'", "twice");
+    refuse("minikv,keep=0.3,keep=0.3", "'keep'", "twice");
+    refuse("minikv,keep=0.3,tokens=100", "'keep' and 'tokens'", "both budgets");
+    refuse("minikv,share=0.3,rate=2", "'share' and 'rate'", "both budgets");
+    refuse("minikv,keep=0", "'keep'", "'0'");
+    refuse("minikv,keep=1.01", "'keep'", "'1.01'");
+    refuse("minikv,keep=-0.5", "'keep'", "above 0");
+    refuse("minikv,keep=nan", "'keep'", "'nan'");
+    refuse("minikv,keep=inf", "'keep'", "not a number");
+    refuse("minikv,keep=0.3x", "'keep'", "'0.3x'");
+    refuse("minikv,keep=0x1", "'keep'", "'0x1'");
+    refuse("minikv,keep= 0.3", "'keep'", "' 0.3'");
+    refuse("minikv,keep=.", "'keep'", "not a number");
+    refuse("minikv,keep=1.2.3", "'keep'", "not a number");
+    refuse("minikv,keep=-", "'keep'", "not a number");
+    refuse("minikv,tokens=10.5", "'tokens'", "whole");
+    refuse("minikv,tokens=0", "'tokens'", "'0'");
+    refuse("minikv,tokens=99999999999", "'tokens'", "at most");
+    refuse("minikv,rate=0.9", "'rate'", "at least 1");
+    refuse("minikv,share=2", "'share'", "'2'");
+    refuse("minikv,sink=-1", "'sink'", "'-1'");
+    refuse("minikv,recent=1.5", "'recent'", "whole");
+    refuse("minikv,window=0", "'window'", "'0'");
+    refuse("minikv,pool=4", "'pool'", "even");
+    refuse("minikv,pool=0", "'pool'", "'0'");
+    refuse("minikv,stride=0", "'stride'", "'0'");
+    refuse("minikv,delta=0.5", "'delta'", "'0.5'");
+    refuse("minikv,floor=1.5", "'floor'", "'1.5'");
+    refuse("minikv,local=1.5", "'local'", "'1.5'");
+    refuse("minikv,keep=0.2,local=0.3", "'local'", "0.3");
+    refuse("minikv,tokens=100,local=101", "'local'", "101");
+    refuse("minikv,format=q9", "'format'", "q9");
+    refuse("minikv,score=knorm", "'knorm'", "not built");
+    refuse("minikv,score=random", "'random'", "attn, vote, vote2, position");
+    refuse("minikv,score=tova", "'tova'", "not built");
+    refuse("minikv,score=foo", "'foo'", "not known");
+    refuse("minikv,alloc=head", "'head'", "not built");
+    refuse("minikv,alloc=mass", "'mass'", "uniform, pyramid, global");
+    refuse("minikv,alloc=foo", "'foo'", "not known");
+    refuse("minikv,when=always", "'always'", "not built");
+    refuse("minikv,when=pressure", "'pressure'", "prefill");
+    refuse("minikv,when=never", "'never'", "not known");
+    refuse("minikv,guard=0.5", "'guard'", "not built");
+    refuse("minikv,guard=2", "'guard'", "at most 1");
+    refuse("minikv,guard_max=0.5", "'guard_max'", "'0.5'");
+    refuse("full,share=0.14", "nothing is evicted by 'full'", "score=");
+    refuse("kivi,keep=0.5", "nothing is evicted by 'kivi'", "score=");
+    refuse("full,alloc=global,share=0.14", "nothing is evicted by 'full'", "score=");
+    refuse("minikv;", "layers=", "''");
+    refuse("minikv;format=q4", "layers=", "'format=q4'");
+    refuse("minikv;layers=0-3", "no ':'", "layers=0-3");
+    refuse("minikv;layers=:format=q4", "''", "A-B");
+    refuse("minikv;layers=3-1:format=q4", "'3-1'", "end before");
+    refuse("minikv;layers=a-b:format=q4", "'a-b'", "A-B");
+    refuse("minikv;layers=-3:format=q4", "'-3'", "A-B");
+    refuse("minikv;layers=1-2-3:format=q4", "'1-2-3'", "A-B");
+    refuse("minikv;layers=1.5:format=q4", "'1.5'", "A-B");
+    refuse("minikv;layers=0:", "''", "key=value");
+    refuse("minikv;layers=0:sink=4", "'sink'", "same for all layers");
+    refuse("minikv;layers=0:keep=.4", "'keep'", "same for all layers");
+    refuse("minikv;layers=0:pool=2", "'pool'", "even");
+    refuse("minikv;layers=0:score=random", "'random'", "not built");
+    char many[400] = "minikv";
+    for (int i = 0; i <= KV_POLICY_MAX_OVERRIDES; i++) strcat(many, ";layers=1:format=q4");
+    refuse(many, "more than", "layers=");
+    char *longer = malloc(100001);
+    memset(longer, 'x', 100000);
+    longer[100000] = 0;
+    refuse(longer, "xxx", "not known");
+    free(longer);
+    assert_int_equal(parse("full,score=vote2,share=0.14").base.score, KV_SCORE_VOTE2);
+    assert_int_equal(parse("full,score=position,keep=0.5").budget_kind, KV_BUDGET_KEEP);
+    kv_policy p;
+    assert_int_equal(kv_policy_parse("bad", &p, NULL), KVIST_E_POLICY);
+}
+
+static bool same_layer(const kv_layer_policy *a, const kv_layer_policy *b) {
+    return a->format == b->format && a->score == b->score && a->window == b->window && a->pool == b->pool && a->stride == b->stride && a->sink == b->sink &&
+           a->recent == b->recent && a->pool_all == b->pool_all && a->group_after_pool == b->group_after_pool;
+}
+
+static bool same(const kv_policy *a, const kv_policy *b) {
+    if (a->preset != b->preset || a->alloc != b->alloc || a->budget_kind != b->budget_kind || a->budget != b->budget || a->local != b->local ||
+        a->local_of_kept != b->local_of_kept || a->delta != b->delta || a->floor != b->floor || a->when != b->when || a->guard != b->guard ||
+        a->guard_max != b->guard_max || !same_layer(&a->base, &b->base) || a->n_overrides != b->n_overrides)
+        return false;
+    for (uint32_t i = 0; i < a->n_overrides; i++)
+        if (a->over[i].first != b->over[i].first || a->over[i].last != b->over[i].last || a->over[i].set != b->over[i].set || !same_layer(&a->over[i].v, &b->over[i].v))
+            return false;
+    return true;
+}
+
+static uint64_t seed = 41;
+static uint32_t pick(uint32_t n) { return (uint32_t)(test_rand(&seed) % n); }
+
+static void random_layer_keys(char *at, char mark) {
+    static const char *const scores[] = {"attn", "vote", "vote2", "position"}, *const formats[] = {"f16", "q8", "q4", "q3/q2", "q2s", "kivi4", "minikv2"};
+    if (!pick(2)) at += sprintf(at, "%cscore=%s", mark, scores[pick(4)]), mark = ',';
+    if (!pick(2)) at += sprintf(at, "%cpool=%u", mark, 1 + 2 * pick(8)), mark = ',';
+    if (!pick(2)) at += sprintf(at, "%cwindow=%u", mark, 1 + pick(200)), mark = ',';
+    if (!pick(2)) at += sprintf(at, "%cstride=%u", mark, 1 + pick(5)), mark = ',';
+    (void)sprintf(at, "%cformat=%s", mark, formats[pick(7)]);
+}
+
+static void random_policies_print_and_parse(void **state) {
+    uint32_t accepted = 0;
+    for (int round = 0; round < 20000; round++) {
+        char text[600], *at = text;
+        at += sprintf(at, "%s", kv_policy_preset_at(pick(7), NULL));
+        if (!pick(3)) random_layer_keys(at, ','), at += strlen(at);
+        static const char *const allocs[] = {"uniform", "pyramid", "global"};
+        if (!pick(4)) at += sprintf(at, ",alloc=%s", allocs[pick(3)]);
+        if (!pick(4)) at += sprintf(at, ",delta=%u.%u", 1 + pick(30), pick(1000));
+        if (!pick(4)) at += sprintf(at, ",floor=0.%u", pick(100000));
+        switch (pick(6)) {
+        case 0: at += sprintf(at, ",keep=0.%u", 1 + pick(1000000)); break;
+        case 1: at += sprintf(at, ",tokens=%u", 1 + pick(100000)); break;
+        case 2: at += sprintf(at, ",rate=%u.%02u", 1 + pick(60), pick(100)); break;
+        case 3: at += sprintf(at, ",share=0.%09u", 1 + pick(1000000)); break;
+        default: break;
+        }
+        if (!pick(5)) at += sprintf(at, pick(2) ? ",local=0.0%u" : ",local=%u", pick(300));
+        if (!pick(4)) at += sprintf(at, ",sink=%u", pick(40));
+        if (!pick(4)) at += sprintf(at, ",recent=%u", pick(400));
+        if (!pick(6)) at += sprintf(at, ",guard_max=%u.5", 1 + pick(9));
+        for (uint32_t n = pick(4) ? 0 : 1 + pick(3); n; n--) {
+            uint32_t a = pick(40);
+            at += pick(2) ? sprintf(at, ";layers=%u-%u", a, a + pick(9)) : pick(2) ? sprintf(at, ";layers=%u-", a) : sprintf(at, ";layers=%u", a);
+            random_layer_keys(at, ':');
+            at += strlen(at);
+        }
+        kv_policy p, q;
+        kv_error err = {0};
+        if (kv_policy_parse(text, &p, &err)) continue; /* a local above the budget, a budget without a score */
+        accepted++;
+        char printed[600], again[600];
+        kv_policy_print(&p, printed, sizeof printed);
+        if (kv_policy_parse(printed, &q, &err)) fail_msg("'%s' prints as '%s': %s", text, printed, err.message);
+        if (!same(&p, &q)) fail_msg("'%s' prints as '%s', which is another policy", text, printed);
+        kv_policy_print(&q, again, sizeof again);
+        assert_string_equal(printed, again);
+        assert_true(strlen(printed) <= strlen(text) + 40);
+        char small[20];
+        memset(small, 7, sizeof small);
+        kv_policy_print(&p, small, 10);
+        assert_true(strlen(small) <= 9 && small[10] == 7);
+        assert_memory_equal(small, printed, strlen(small));
+    }
+    assert_true(accepted > 10000);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(presets), cmocka_unit_test(every_key), cmocka_unit_test(budgets_scale_local), cmocka_unit_test(layers),
+        cmocka_unit_test(refusals), cmocka_unit_test(random_policies_print_and_parse),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
