@@ -13,9 +13,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define CHECK(condition)                                                       \
-    do {                                                                       \
-        if (!(condition)) { fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); abort(); } \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
+            abort();                                                                                                   \
+        }                                                                                                              \
     } while (0)
 
 static uint64_t fold(uint64_t h, const void *p, size_t n) { return kv_hash64(p, n, h); }
@@ -54,7 +57,8 @@ static uint64_t walk(const kv_gguf *g, const uint8_t *data, size_t size) {
     char value[40];
     uint64_t h = 0;
     const char *name;
-    for (size_t i = 0; (name = kv_gguf_key_at(g, i, value, sizeof value)); i++) h = walk_key(g, name, fold(h, value, strlen(value)));
+    for (size_t i = 0; (name = kv_gguf_key_at(g, i, value, sizeof value)); i++)
+        h = walk_key(g, name, fold(h, value, strlen(value)));
     for (size_t i = 0; i < kv_gguf_tensor_count(g); i++) {
         const kv_tensor *t = kv_gguf_tensor_at(g, i);
         const kv_type_info *info = kv_type_get(t->type);
@@ -72,8 +76,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     kv_error ea = {0}, eb = {0};
     int sa = kv_gguf_open_memory(data, size, &a, &ea), sb = kv_gguf_open_memory(data, size, &b, &eb);
     CHECK(sa == sb && !strcmp(ea.message, eb.message));
-    if (sa) CHECK(!a && !b && ea.message[0]);
-    else CHECK(walk(a, data, size) == walk(b, data, size));
+    if (sa)
+        CHECK(!a && !b && ea.message[0]);
+    else
+        CHECK(walk(a, data, size) == walk(b, data, size));
     kv_gguf_close(&a);
     kv_gguf_close(&b);
     return 0;

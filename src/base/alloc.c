@@ -19,7 +19,8 @@ static bool must_fail(void) {
     atomic_fetch_add_explicit(&alloc_calls, 1, memory_order_relaxed);
     uint64_t left = atomic_load_explicit(&fail_in, memory_order_relaxed);
     while (left) {
-        if (atomic_compare_exchange_weak_explicit(&fail_in, &left, left - 1, memory_order_relaxed, memory_order_relaxed))
+        if (atomic_compare_exchange_weak_explicit(&fail_in, &left, left - 1, memory_order_relaxed,
+                                                  memory_order_relaxed))
             return left == 1;
     }
     return false;

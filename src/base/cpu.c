@@ -44,7 +44,8 @@ static int hardware_level(void) {
 static void brand(char out[49]) {
     uint32_t r[12];
     for (uint32_t i = 0; i < 3; i++)
-        if (!__get_cpuid(0x80000002u + i, &r[4 * i], &r[4 * i + 1], &r[4 * i + 2], &r[4 * i + 3])) memset(&r[4 * i], 0, 16);
+        if (!__get_cpuid(0x80000002u + i, &r[4 * i], &r[4 * i + 1], &r[4 * i + 2], &r[4 * i + 3]))
+            memset(&r[4 * i], 0, 16);
     memcpy(out, r, 48);
     out[48] = 0;
 }

@@ -14,8 +14,9 @@ KV_API const char *kvist_version(void) { return KVIST_VERSION; }
 
 KV_API const char *kvist_status_name(kvist_status status) {
     switch (status) {
-#define X(name, value, text)                                                   \
-    case KVIST_##name: return #name;
+#define X(name, value, text)                                                                                           \
+    case KVIST_##name:                                                                                                 \
+        return #name;
         KVIST_STATUS_LIST(X)
 #undef X
     }
@@ -24,8 +25,9 @@ KV_API const char *kvist_status_name(kvist_status status) {
 
 static const char *default_message(kv_status status) {
     switch (status) {
-#define X(name, value, text)                                                   \
-    case KVIST_##name: return text;
+#define X(name, value, text)                                                                                           \
+    case KVIST_##name:                                                                                                 \
+        return text;
         KVIST_STATUS_LIST(X)
 #undef X
     }

@@ -17,7 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Text, grammars, JSON: nothing that is read whole is larger; a mistyped device or model file fails instead of filling memory. */
+/* Text, grammars, JSON: nothing that is read whole is larger; a mistyped device or model file fails instead of filling
+ * memory. */
 #define READ_FILE_MAX ((size_t)1 << 30)
 #define HUGE_PAGE ((size_t)2 << 20)
 
@@ -110,8 +111,10 @@ static kv_status read_all(int fd, const char *path, char **buf, size_t cap, size
         }
         ssize_t n = read(fd, *buf + *len, cap - 1 - *len);
         if (n == 0) return KVIST_OK;
-        if (n > 0) *len += (size_t)n;
-        else if (errno != EINTR) KV_FAIL(err, IO, "%s: %s", path, strerror(errno));
+        if (n > 0)
+            *len += (size_t)n;
+        else if (errno != EINTR)
+            KV_FAIL(err, IO, "%s: %s", path, strerror(errno));
     }
 }
 
@@ -125,7 +128,8 @@ kv_status kv_os_read_file(const char *path, char **out, size_t *len, kv_error *e
     bool sized = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0 && (uint64_t)st.st_size < READ_FILE_MAX;
     size_t cap = sized ? (size_t)st.st_size + 2 : 4096;
     char *buf = kv_malloc(cap);
-    kv_status status = buf ? read_all(fd, path, &buf, cap, len, err) : kv_fail(err, KVIST_E_MEMORY, "%s: no memory for %zu bytes", path, cap);
+    kv_status status = buf ? read_all(fd, path, &buf, cap, len, err)
+                           : kv_fail(err, KVIST_E_MEMORY, "%s: no memory for %zu bytes", path, cap);
     close(fd);
     if (status != KVIST_OK) {
         kv_free(buf);
@@ -176,7 +180,8 @@ uint32_t kv_os_processors(void) {
 int kv_os_current_cpu(void) { return sched_getcpu(); }
 
 void kv_os_leave_cpu(int cpu) {
-    cpu_set_t set; /* of the process's first thread: what the user allowed, whatever this thread was limited to before */
+    cpu_set_t
+        set; /* of the process's first thread: what the user allowed, whatever this thread was limited to before */
     if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(getpid(), sizeof set, &set) != 0) return;
     CPU_CLR((size_t)cpu, &set);
     if (CPU_COUNT(&set) > 0) sched_setaffinity(0, sizeof set, &set);

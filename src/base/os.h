@@ -5,7 +5,10 @@
 
 #include "base/err.h"
 
-typedef struct kv_file_map { const uint8_t *data; size_t size; } kv_file_map;
+typedef struct kv_file_map {
+    const uint8_t *data;
+    size_t size;
+} kv_file_map;
 kv_status kv_os_map_file(const char *path, kv_file_map *out, kv_error *err) KV_WARN_UNUSED; /* read-only */
 void kv_os_unmap_file(kv_file_map *map);
 /* Gives the page-cache pages of map[offset..offset+len) back (whole pages inside the range only). */
@@ -19,12 +22,16 @@ void kv_os_decommit(void *p, size_t size); /* contents become zero, memory goes 
 /* Whole file into malloc'd memory with a terminating 0 (not counted). Caller kv_free()s. */
 kv_status kv_os_read_file(const char *path, char **out, size_t *len, kv_error *err) KV_WARN_UNUSED;
 /* Creates or replaces path with the parts one after another; a file that could not be written whole is removed. */
-typedef struct kv_os_part { const void *data; size_t len; } kv_os_part;
+typedef struct kv_os_part {
+    const void *data;
+    size_t len;
+} kv_os_part;
 kv_status kv_os_write_file(const char *path, const kv_os_part *parts, size_t n, kv_error *err) KV_WARN_UNUSED;
 
 uint64_t kv_os_now_ns(void); /* monotonic */
 uint32_t kv_os_processors(void);
-/* The processor the calling thread runs on, -1 when unknown; and moving it off one, for good, when the process may use others. */
+/* The processor the calling thread runs on, -1 when unknown; and moving it off one, for good, when the process may use
+ * others. */
 int kv_os_current_cpu(void);
 void kv_os_leave_cpu(int cpu);
 uint64_t kv_os_peak_rss(void); /* bytes, 0 when unknown */

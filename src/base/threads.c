@@ -3,12 +3,13 @@
  * Fork-join pool. Owns: worker threads and the one running job. Must not know: what the items compute.
  *
  * A job is published by one 64-bit word: job number (high 32 bits) and items left to take (low 32). An item is taken by
- * a compare-and-swap on the whole word, so a worker that comes late to a finished job can take nothing from the next one
- * by mistake, and the caller waits for *items*, never for workers: with every worker asleep or descheduled it simply does
- * all the work itself. That is what keeps small jobs fast with more threads than processors.
+ * a compare-and-swap on the whole word, so a worker that comes late to a finished job can take nothing from the next
+ * one by mistake, and the caller waits for *items*, never for workers: with every worker asleep or descheduled it
+ * simply does all the work itself. That is what keeps small jobs fast with more threads than processors.
  *
  * Invariants: fn, ctx and n_items change only while the word says 0 left (so a worker whose swap from a word with items
- * left succeeded has read the job's own values: never decide from n_items, it may be the next job's already); done counts finished items of the current job; run returns at done == n_items.
+ * left succeeded has read the job's own values: never decide from n_items, it may be the next job's already); done
+ * counts finished items of the current job; run returns at done == n_items.
  */
 #include "base/threads.h"
 
@@ -38,7 +39,11 @@ struct kv_threads {
     pthread_cond_t work, finished;
     uint32_t n, n_started;
     uint64_t spin_ns;
-    struct kv_worker { struct kv_threads *pool; pthread_t id; uint32_t index; } *workers;
+    struct kv_worker {
+        struct kv_threads *pool;
+        pthread_t id;
+        uint32_t index;
+    } * workers;
 };
 
 static inline uint32_t job_of(uint64_t state) { return (uint32_t)(state >> 32); }
@@ -52,8 +57,9 @@ static inline void relax(void) {
 }
 
 /* The scheduler likes to wake a thread on the processor of the one that woke it, and while other programs keep every
- * processor busy its balancing leaves both there: two threads then take turns on one processor (seen: 104 us for a job of
- * 103 us, against 52 after moving). With no more threads than processors a worker that finds itself there moves away. */
+ * processor busy its balancing leaves both there: two threads then take turns on one processor (seen: 104 us for a job
+ * of 103 us, against 52 after moving). With no more threads than processors a worker that finds itself there moves
+ * away. */
 static void leave_callers_cpu(kv_threads *t) {
     int cpu = atomic_load_explicit(&t->caller_cpu, memory_order_relaxed);
     if (cpu >= 0 && cpu == kv_os_current_cpu()) kv_os_leave_cpu(cpu);
@@ -66,7 +72,8 @@ static uint32_t drain(kv_threads *t, uint32_t thread) {
         kv_task_fn fn = atomic_load_explicit(&t->fn, memory_order_relaxed);
         void *ctx = atomic_load_explicit(&t->ctx, memory_order_relaxed);
         uint32_t n = atomic_load_explicit(&t->n_items, memory_order_relaxed);
-        if (!atomic_compare_exchange_weak_explicit(&t->state, &s, s - 1, memory_order_acq_rel, memory_order_acquire)) continue;
+        if (!atomic_compare_exchange_weak_explicit(&t->state, &s, s - 1, memory_order_acq_rel, memory_order_acquire))
+            continue;
         fn(ctx, n - (uint32_t)s, thread);
         /* seq_cst pairs with the caller's store to caller_sleeps: one of the two sees the other. */
         if (atomic_fetch_add(&t->done, 1) + 1 == n && atomic_load(&t->caller_sleeps)) {
@@ -100,7 +107,8 @@ static void *worker_main(void *arg) {
         if (!spin_for_job(t, seen)) {
             pthread_mutex_lock(&t->lock);
             atomic_fetch_add(&t->sleepers, 1); /* seq_cst: pairs with publish() */
-            while (job_of(atomic_load(&t->state)) == seen && !atomic_load(&t->stop)) pthread_cond_wait(&t->work, &t->lock);
+            while (job_of(atomic_load(&t->state)) == seen && !atomic_load(&t->stop))
+                pthread_cond_wait(&t->work, &t->lock);
             atomic_fetch_sub(&t->sleepers, 1);
             pthread_mutex_unlock(&t->lock);
         }
@@ -122,8 +130,10 @@ static void publish(kv_threads *t, kv_task_fn fn, void *ctx, uint32_t n_items) {
     uint32_t sleepers = atomic_load(&t->sleepers);
     if (!sleepers) return;
     pthread_mutex_lock(&t->lock);
-    if (n_items - 1 >= sleepers) pthread_cond_broadcast(&t->work);
-    else for (uint32_t i = 0; i < n_items - 1; i++) pthread_cond_signal(&t->work);
+    if (n_items - 1 >= sleepers)
+        pthread_cond_broadcast(&t->work);
+    else
+        for (uint32_t i = 0; i < n_items - 1; i++) pthread_cond_signal(&t->work);
     pthread_mutex_unlock(&t->lock);
 }
 

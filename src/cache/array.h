@@ -5,9 +5,10 @@
 
 #include "cache/stream.h"
 
-/* Makes *array (of *cap items of `size` bytes) hold at least need items: exactly need when `exact`, else at least half as many more
- * than before. On failure nothing changes. */
-kv_status kv_cache_grow(kv_seq *s, void **array, uint32_t *cap, uint64_t need, size_t size, bool exact, kv_error *err) KV_WARN_UNUSED;
+/* Makes *array (of *cap items of `size` bytes) hold at least need items: exactly need when `exact`, else at least half
+ * as many more than before. On failure nothing changes. */
+kv_status kv_cache_grow(kv_seq *s, void **array, uint32_t *cap, uint64_t need, size_t size, bool exact,
+                        kv_error *err) KV_WARN_UNUSED;
 /* Frees *array and gives its charge back. */
 void kv_cache_drop(kv_seq *s, void **array, uint32_t *cap, size_t size);
 /* Frees both q2 buffers; the collection starts again at position 0. */

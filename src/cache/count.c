@@ -35,9 +35,12 @@ void kv_seq_count(const kv_seq *s, kv_seq_bytes *out) {
     }
 }
 
-#define REQUIRE(cond, ...)                                                                                              \
-    do {                                                                                                                \
-        if (!(cond)) { (void)kv_fail(err, KVIST_E_STATE, "stream %u: " __VA_ARGS__); return false; }                    \
+#define REQUIRE(cond, ...)                                                                                             \
+    do {                                                                                                               \
+        if (!(cond)) {                                                                                                 \
+            (void)kv_fail(err, KVIST_E_STATE, "stream %u: " __VA_ARGS__);                                              \
+            return false;                                                                                              \
+        }                                                                                                              \
     } while (0)
 
 static bool check_handles(const kv_seq *s, const kv_stream *st, uint32_t i, kv_error *err) {
@@ -48,10 +51,12 @@ static bool check_handles(const kv_seq *s, const kv_stream *st, uint32_t i, kv_e
         REQUIRE(e->refs > 0, "handle %u points to free page %u", i, h, st->handles[h].page);
         REQUIRE(e->start < e->n, "handle %u points to page %u without valid tokens", i, h, st->handles[h].page);
         REQUIRE(st->handles[h].birth < st->next_birth, "handle %u was born in the future", i, h);
-        REQUIRE(h == 0 || st->handles[h].birth > st->handles[h - 1].birth, "handle %u is not younger than the one before it", i, h);
+        REQUIRE(h == 0 || st->handles[h].birth > st->handles[h - 1].birth,
+                "handle %u is not younger than the one before it", i, h);
         tokens += (uint64_t)e->n - e->start;
     }
-    REQUIRE(tokens == st->tokens_sealed, "its pages hold %llu tokens but it counts %u", i, (unsigned long long)tokens, st->tokens_sealed);
+    REQUIRE(tokens == st->tokens_sealed, "its pages hold %llu tokens but it counts %u", i, (unsigned long long)tokens,
+            st->tokens_sealed);
     REQUIRE(st->sealed_at <= s->length, "a page was sealed at length %u of %u", i, st->sealed_at, s->length);
     return true;
 }
@@ -59,11 +64,12 @@ static bool check_handles(const kv_seq *s, const kv_stream *st, uint32_t i, kv_e
 static bool check_tail(const kv_seq *s, const kv_stream *st, uint32_t i, kv_error *err) {
     uint32_t p16 = st->shape->f16_tokens, slots = st->tail_start + st->tail_len;
     REQUIRE(st->n_tail <= st->cap_tail, "%u tail pages in room for %u", i, st->n_tail, st->cap_tail);
-    REQUIRE(st->n_tail == (st->tail_len ? (slots + p16 - 1) / p16 : 0), "%u tail pages for %u tokens from slot %u", i, st->n_tail, st->tail_len,
-            st->tail_start);
-    REQUIRE(st->tail_start == (st->tail_len ? st->tail_pos % p16 : 0), "its tail of position %u begins in slot %u", i, st->tail_pos, st->tail_start);
-    REQUIRE(!st->tail_len || st->tail_pos + st->tail_len == s->length, "its tail ends at position %u, the sequence at %u", i,
-            st->tail_pos + st->tail_len, s->length);
+    REQUIRE(st->n_tail == (st->tail_len ? (slots + p16 - 1) / p16 : 0), "%u tail pages for %u tokens from slot %u", i,
+            st->n_tail, st->tail_len, st->tail_start);
+    REQUIRE(st->tail_start == (st->tail_len ? st->tail_pos % p16 : 0), "its tail of position %u begins in slot %u", i,
+            st->tail_pos, st->tail_start);
+    REQUIRE(!st->tail_len || st->tail_pos + st->tail_len == s->length,
+            "its tail ends at position %u, the sequence at %u", i, st->tail_pos + st->tail_len, s->length);
     for (uint32_t t = 0; t < st->n_tail; t++)
         REQUIRE(kv_pool_entry(s->pool, st->tail[t])->refs > 0, "tail page %u is free page %u", i, t, st->tail[t]);
     return true;
@@ -75,7 +81,8 @@ static bool check_q2(const kv_seq *s, const kv_stream *st, uint32_t i, kv_error 
     REQUIRE(q->start <= q->covered, "q2 begins at %u after its end %u", i, q->start, q->covered);
     REQUIRE(q->sum || (!q->n_rows && q->covered == q->start), "q2 rows without a sum", i);
     REQUIRE(q->covered + q->n_rows <= KV_Q2_POSITIONS, "q2 covers %u positions", i, q->covered + q->n_rows);
-    REQUIRE(!q->sum || q->covered + q->n_rows <= s->length, "q2 reaches position %u of %u", i, q->covered + q->n_rows, s->length);
+    REQUIRE(!q->sum || q->covered + q->n_rows <= s->length, "q2 reaches position %u of %u", i, q->covered + q->n_rows,
+            s->length);
     return true;
 }
 #undef REQUIRE
@@ -97,7 +104,8 @@ static bool check_distinct(const kv_seq *s, uint64_t n_pages, kv_error *err) {
     qsort(ids, n, sizeof *ids, by_value);
     bool ok = true;
     for (size_t i = 1; ok && i < n; i++)
-        if (ids[i] == ids[i - 1]) ok = kv_fail(err, KVIST_E_STATE, "page %u is in the sequence twice", ids[i]) == KVIST_OK;
+        if (ids[i] == ids[i - 1])
+            ok = kv_fail(err, KVIST_E_STATE, "page %u is in the sequence twice", ids[i]) == KVIST_OK;
     kv_free(ids);
     return ok;
 }
@@ -112,7 +120,7 @@ bool kv_seq_check(const kv_seq *s, kv_error *err) {
                   (uint64_t)st->shape->dk * sizeof(float) * (st->q2.cap_rows + (st->q2.sum ? 1u : 0u));
     }
     if (arrays != s->charged)
-        return kv_fail(err, KVIST_E_STATE, "arrays hold %llu bytes but %llu are charged", (unsigned long long)arrays, (unsigned long long)s->charged) ==
-               KVIST_OK;
+        return kv_fail(err, KVIST_E_STATE, "arrays hold %llu bytes but %llu are charged", (unsigned long long)arrays,
+                       (unsigned long long)s->charged) == KVIST_OK;
     return check_distinct(s, n_pages, err);
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The page pool. Owns three reserved mappings (payloads, entries, free stack), reference counts and the budget's arithmetic.
- * Must not know: what a page's bytes mean, who holds a page. Not thread-safe: one engine thread uses a pool at a time; other
- * threads read statistics through the engine's lock.
+ * The page pool. Owns three reserved mappings (payloads, entries, free stack), reference counts and the budget's
+ * arithmetic. Must not know: what a page's bytes mean, who holds a page. Not thread-safe: one engine thread uses a pool
+ * at a time; other threads read statistics through the engine's lock.
  *
- * Pages [0, created) have been handed out at least once. Free ones lie on a stack: the bottom n_cold of them have had their memory
- * given back to the system, the rest are warm and are taken first. Resident memory is therefore (created - n_cold) page costs plus
- * charges; it never passes the budget, because a charge that would push it past gives warm free pages back first.
+ * Pages [0, created) have been handed out at least once. Free ones lie on a stack: the bottom n_cold of them have had
+ * their memory given back to the system, the rest are warm and are taken first. Resident memory is therefore (created -
+ * n_cold) page costs plus charges; it never passes the budget, because a charge that would push it past gives warm free
+ * pages back first.
  */
 #include "cache/pool.h"
 
@@ -16,7 +17,8 @@
 #include <assert.h>
 #include <string.h>
 
-/* Huge pages pay (fewer TLB misses on scattered 4 KiB pages) once a pool spans many of them; below they waste up to 2 MiB. */
+/* Huge pages pay (fewer TLB misses on scattered 4 KiB pages) once a pool spans many of them; below they waste up to 2
+ * MiB. */
 #define HUGE_FROM ((uint64_t)64 << 20)
 
 struct kv_pool {
@@ -42,9 +44,12 @@ kv_status kv_pool_create(size_t page_bytes, uint64_t budget_bytes, kv_pool **out
     if (!page_bytes || page_bytes % 64) KV_FAIL(err, ARG, "page size of %zu bytes is not a multiple of 64", page_bytes);
     uint64_t cost = page_bytes + sizeof(kv_page_entry), n = budget_bytes / cost;
     if (n == 0)
-        KV_FAIL(err, BUDGET, "a budget of %llu bytes does not hold one KV page of %zu bytes", (unsigned long long)budget_bytes, page_bytes);
+        KV_FAIL(err, BUDGET, "a budget of %llu bytes does not hold one KV page of %zu bytes",
+                (unsigned long long)budget_bytes, page_bytes);
     if (n > KV_NO_PAGE) n = KV_NO_PAGE; /* page ids 0 .. KV_NO_PAGE - 1 */
-    if (n > SIZE_MAX / page_bytes) KV_FAIL(err, ARG, "a budget of %llu bytes does not fit into the address space", (unsigned long long)budget_bytes);
+    if (n > SIZE_MAX / page_bytes)
+        KV_FAIL(err, ARG, "a budget of %llu bytes does not fit into the address space",
+                (unsigned long long)budget_bytes);
     kv_pool *p = kv_calloc(1, sizeof *p);
     if (!p) KV_FAIL(err, MEMORY, "no memory for the page pool");
     *p = (kv_pool){.page_bytes = page_bytes, .page_cost = cost, .budget = budget_bytes, .pages_max = (uint32_t)n};
@@ -74,8 +79,9 @@ void kv_pool_free(kv_pool **pool) {
 kv_status kv_pool_acquire(kv_pool *p, uint32_t *page, kv_error *err) {
     *page = KV_NO_PAGE;
     if (bytes_in_use(p) + p->page_cost > p->budget || pages_used(p) == p->pages_max)
-        KV_FAIL(err, BUDGET, "KV memory is full: %llu pages of %zu bytes and %llu other bytes of %llu are in use", (unsigned long long)pages_used(p),
-                p->page_bytes, (unsigned long long)p->charged, (unsigned long long)p->budget);
+        KV_FAIL(err, BUDGET, "KV memory is full: %llu pages of %zu bytes and %llu other bytes of %llu are in use",
+                (unsigned long long)pages_used(p), p->page_bytes, (unsigned long long)p->charged,
+                (unsigned long long)p->budget);
     uint32_t id;
     if (p->n_free) {
         id = p->free_stack[--p->n_free];
@@ -115,8 +121,8 @@ kv_page_entry *kv_pool_entry(const kv_pool *p, uint32_t page) {
 kv_status kv_pool_charge(kv_pool *p, uint64_t bytes, kv_error *err) {
     uint64_t use = bytes_in_use(p);
     if (bytes > p->budget - use)
-        KV_FAIL(err, BUDGET, "KV memory is full: %llu more bytes asked for, %llu of %llu are in use", (unsigned long long)bytes,
-                (unsigned long long)use, (unsigned long long)p->budget);
+        KV_FAIL(err, BUDGET, "KV memory is full: %llu more bytes asked for, %llu of %llu are in use",
+                (unsigned long long)bytes, (unsigned long long)use, (unsigned long long)p->budget);
     p->charged += bytes;
     /* Free pages are still memory: give back the longest unused of them until all fits. */
     while (p->n_cold < p->n_free && (uint64_t)(p->created - p->n_cold) * p->page_cost + p->charged > p->budget)
@@ -143,27 +149,37 @@ void kv_pool_get_stats(const kv_pool *p, kv_pool_stats *out) {
 void kv_pool_reset_peak(kv_pool *p) { p->peak = bytes_in_use(p); }
 
 bool kv_pool_check(const kv_pool *p, kv_error *err) {
-#define REQUIRE(cond, ...)                                                                                              \
-    do {                                                                                                                \
-        if (!(cond)) { (void)kv_fail(err, KVIST_E_STATE, "page pool: " __VA_ARGS__); return false; }                    \
+#define REQUIRE(cond, ...)                                                                                             \
+    do {                                                                                                               \
+        if (!(cond)) {                                                                                                 \
+            (void)kv_fail(err, KVIST_E_STATE, "page pool: " __VA_ARGS__);                                              \
+            return false;                                                                                              \
+        }                                                                                                              \
     } while (0)
-    REQUIRE(p->created <= p->pages_max, "more pages were created (%u) than the budget holds (%u)", p->created, p->pages_max);
+    REQUIRE(p->created <= p->pages_max, "more pages were created (%u) than the budget holds (%u)", p->created,
+            p->pages_max);
     REQUIRE(p->n_free <= p->created, "more pages are free (%u) than were created (%u)", p->n_free, p->created);
     REQUIRE(p->n_cold <= p->n_free, "more free pages were given back (%u) than are free (%u)", p->n_cold, p->n_free);
     REQUIRE(bytes_in_use(p) <= p->budget, "bytes in use pass the budget");
-    REQUIRE((uint64_t)(p->created - p->n_cold) * p->page_cost + p->charged <= p->budget, "resident bytes pass the budget");
+    REQUIRE((uint64_t)(p->created - p->n_cold) * p->page_cost + p->charged <= p->budget,
+            "resident bytes pass the budget");
     REQUIRE(p->peak >= bytes_in_use(p), "the peak is below the present use");
     uint32_t unreferenced = 0;
     for (uint32_t i = 0; i < p->created; i++) unreferenced += p->entries[i].refs == 0;
-    REQUIRE(unreferenced == p->n_free, "%u pages have no reference but %u are on the free list", unreferenced, p->n_free);
+    REQUIRE(unreferenced == p->n_free, "%u pages have no reference but %u are on the free list", unreferenced,
+            p->n_free);
     uint8_t *seen = kv_calloc(p->created ? p->created : 1, 1);
     REQUIRE(seen, "no memory to check it");
     bool ok = true;
     for (uint32_t i = 0; ok && i < p->n_free; i++) {
         uint32_t id = p->free_stack[i];
         ok = id < p->created && p->entries[id].refs == 0 && !seen[id];
-        if (ok) seen[id] = 1;
-        else (void)kv_fail(err, KVIST_E_STATE, "page pool: place %u of the free list holds page %u, which is unknown, in use or there twice", i, id);
+        if (ok)
+            seen[id] = 1;
+        else
+            (void)kv_fail(err, KVIST_E_STATE,
+                          "page pool: place %u of the free list holds page %u, which is unknown, in use or there twice",
+                          i, id);
     }
     kv_free(seen);
     return ok;

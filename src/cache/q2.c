@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Mean squared query of a stream's channels: the weights of the page encoder. Owns the running sum and the rows that wait.
- * Must not know: formats. Invariant: what a page was encoded with is a function of the positions before its end, so rows enter the
- * sum in position order and only when a page that ends there asks; truncation can then forget the waiting ones.
+ * Mean squared query of a stream's channels: the weights of the page encoder. Owns the running sum and the rows that
+ * wait. Must not know: formats. Invariant: what a page was encoded with is a function of the positions before its end,
+ * so rows enter the sum in position order and only when a page that ends there asks; truncation can then forget the
+ * waiting ones.
  */
 #include "cache/array.h"
 

@@ -10,11 +10,12 @@
 #include <assert.h>
 #include <string.h>
 
-/* Rows of q2 a stream reserves ahead: decoding needs one a token, and callers reserve some tens of tokens at a time. A long prompt
- * pushes layer by layer and grows there instead, or every layer would hold 1,024 rows at once. */
+/* Rows of q2 a stream reserves ahead: decoding needs one a token, and callers reserve some tens of tokens at a time. A
+ * long prompt pushes layer by layer and grows there instead, or every layer would hold 1,024 rows at once. */
 #define Q2_ROOM 64u
 
-kv_status kv_seq_create(kv_pool *pool, uint32_t n_layers, const uint32_t *layer_first, const kv_stream_shape *shapes, kv_seq **out, kv_error *err) {
+kv_status kv_seq_create(kv_pool *pool, uint32_t n_layers, const uint32_t *layer_first, const kv_stream_shape *shapes,
+                        kv_seq **out, kv_error *err) {
     *out = NULL;
     uint32_t n = layer_first[n_layers];
     uint64_t bytes = sizeof(kv_seq) + (uint64_t)n * sizeof(kv_stream);
@@ -27,7 +28,13 @@ kv_status kv_seq_create(kv_pool *pool, uint32_t n_layers, const uint32_t *layer_
         kv_pool_discharge(pool, bytes);
         KV_FAIL(err, MEMORY, "no memory for a sequence of %u streams", n);
     }
-    *s = (kv_seq){.pool = pool, .n_layers = n_layers, .n_streams = n, .layer_first = layer_first, .shapes = shapes, .streams = streams, .charged = bytes};
+    *s = (kv_seq){.pool = pool,
+                  .n_layers = n_layers,
+                  .n_streams = n,
+                  .layer_first = layer_first,
+                  .shapes = shapes,
+                  .streams = streams,
+                  .charged = bytes};
     for (uint32_t l = 0; l < n_layers; l++)
         for (uint32_t i = layer_first[l]; i < layer_first[l + 1]; i++) {
             assert(shapes[l].f16_tokens > 0);
@@ -64,7 +71,8 @@ kv_status kv_seq_reserve(kv_seq *s, uint32_t n_tokens, kv_error *err) {
     for (uint32_t i = 0; i < s->n_streams; i++) {
         kv_stream *st = &s->streams[i];
         uint32_t p16 = st->shape->f16_tokens;
-        /* A page of any format holds at least an f16 page's tokens; sinks, a ranking, local tokens and leftovers may each add a partial one. */
+        /* A page of any format holds at least an f16 page's tokens; sinks, a ranking, local tokens and leftovers may
+         * each add a partial one. */
         uint64_t tokens = (uint64_t)st->tail_len + n_tokens, pages = tokens / p16 + 2;
         void *p = st->tail;
         kv_status rc = kv_cache_grow(s, &p, &st->cap_tail, pages, sizeof *st->tail, false, err);

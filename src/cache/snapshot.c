@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A snapshot: the pages and arrays of a sequence at one token count, held by one block of memory charged to the pool.
- * Must not know: when snapshots are taken. Invariant: it holds one reference on each of its pages; the block's size is its charge.
+ * Must not know: when snapshots are taken. Invariant: it holds one reference on each of its pages; the block's size is
+ * its charge.
  */
 #include "cache/array.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Handles of a stream, and the charged arrays everything here grows in. Owns the list and its order of birth.
- * Must not know: what a price means. Invariants: births rise; a page is in a stream once; every byte of capacity is charged.
+ * Must not know: what a price means. Invariants: births rise; a page is in a stream once; every byte of capacity is
+ * charged.
  */
 #include "cache/array.h"
 
@@ -15,7 +16,8 @@ kv_status kv_cache_grow(kv_seq *s, void **array, uint32_t *cap, uint64_t need, s
     uint64_t want = exact ? need : (uint64_t)*cap + *cap / 2;
     if (want < need) want = need;
     if (!exact && want < 8) want = 8;
-    if (want > UINT32_MAX || want > SIZE_MAX / size) KV_FAIL(err, MEMORY, "an array of %llu items is too large", (unsigned long long)want);
+    if (want > UINT32_MAX || want > SIZE_MAX / size)
+        KV_FAIL(err, MEMORY, "an array of %llu items is too large", (unsigned long long)want);
     uint64_t more = (want - *cap) * size;
     KV_TRY(kv_pool_charge(s->pool, more, err));
     void *p = kv_realloc(*array, (size_t)want * size);
@@ -41,7 +43,8 @@ void kv_cache_drop(kv_seq *s, void **array, uint32_t *cap, size_t size) {
 kv_status kv_stream_push(kv_seq *s, kv_stream *st, float price, uint32_t *page, kv_error *err) {
     *page = KV_NO_PAGE;
     void *handles = st->handles;
-    kv_status rc = kv_cache_grow(s, &handles, &st->cap_handles, (uint64_t)st->n_handles + 1, sizeof *st->handles, false, err);
+    kv_status rc =
+        kv_cache_grow(s, &handles, &st->cap_handles, (uint64_t)st->n_handles + 1, sizeof *st->handles, false, err);
     st->handles = handles;
     KV_TRY(rc);
     KV_TRY(kv_pool_acquire(s->pool, page, err));

@@ -2,9 +2,10 @@
 /*
  * The open f16 tail of a stream. Owns appending, reading and forgetting its tokens.
  * Must not know: policies, why tokens leave.
- * Invariants: a token of position p lies in slot p % P16 (so that where pages begin depends on positions only, never on how a prompt
- * was cut into calls); an empty tail holds no page; pages come zeroed, so padding rows and slots never written read as 0; a page that
- * anybody else holds is copied before it is written. Entries of tail pages carry their reference count and first position only.
+ * Invariants: a token of position p lies in slot p % P16 (so that where pages begin depends on positions only, never on
+ * how a prompt was cut into calls); an empty tail holds no page; pages come zeroed, so padding rows and slots never
+ * written read as 0; a page that anybody else holds is copied before it is written. Entries of tail pages carry their
+ * reference count and first position only.
  */
 #include "cache/array.h"
 
@@ -12,7 +13,9 @@
 #include <string.h>
 
 static uint32_t padded(uint32_t d) { return (d + 15u) & ~15u; }
-static uint32_t pages_for(const kv_stream *st, uint32_t slots) { return (slots + st->shape->f16_tokens - 1) / st->shape->f16_tokens; }
+static uint32_t pages_for(const kv_stream *st, uint32_t slots) {
+    return (slots + st->shape->f16_tokens - 1) / st->shape->f16_tokens;
+}
 
 /* The page for the next token, own and writable. */
 static kv_status writable_page(kv_seq *s, kv_stream *st, uint32_t index, uint32_t *page, kv_error *err) {

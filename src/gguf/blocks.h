@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The quantized blocks of GGUF files, byte for byte (docs/weights.md). Little-endian; packed, because a tensor's data in
+ * The quantized blocks of GGUF files, byte for byte. Little-endian; packed, because a tensor's data in
  * a mapping are only as aligned as the file says. Sizes here are the source of kv_type_info.bytes.
  */
 #ifndef KV_GGUF_BLOCKS_H
@@ -12,22 +12,60 @@
 #define KV_PACKED __attribute__((packed))
 
 /* 32 values; nibble j low = value j, high = value j + 16. */
-typedef struct KV_PACKED kv_q4_0 { uint16_t d; uint8_t qs[16]; } kv_q4_0;                    /* y = d (q - 8) */
-typedef struct KV_PACKED kv_q4_1 { uint16_t d, m; uint8_t qs[16]; } kv_q4_1;                 /* y = d q + m */
-typedef struct KV_PACKED kv_q5_0 { uint16_t d; uint8_t qh[4], qs[16]; } kv_q5_0;             /* y = d (q - 16); bit j of qh: value j */
-typedef struct KV_PACKED kv_q5_1 { uint16_t d, m; uint8_t qh[4], qs[16]; } kv_q5_1;          /* y = d q + m */
-typedef struct KV_PACKED kv_q8_0 { uint16_t d; int8_t qs[32]; } kv_q8_0;                     /* y = d q */
-typedef struct KV_PACKED kv_iq4_nl { uint16_t d; uint8_t qs[16]; } kv_iq4_nl;                /* y = d kv_iq4_table[q] */
+typedef struct KV_PACKED kv_q4_0 {
+    uint16_t d;
+    uint8_t qs[16];
+} kv_q4_0; /* y = d (q - 8) */
+typedef struct KV_PACKED kv_q4_1 {
+    uint16_t d, m;
+    uint8_t qs[16];
+} kv_q4_1; /* y = d q + m */
+typedef struct KV_PACKED kv_q5_0 {
+    uint16_t d;
+    uint8_t qh[4], qs[16];
+} kv_q5_0; /* y = d (q - 16); bit j of qh: value j */
+typedef struct KV_PACKED kv_q5_1 {
+    uint16_t d, m;
+    uint8_t qh[4], qs[16];
+} kv_q5_1; /* y = d q + m */
+typedef struct KV_PACKED kv_q8_0 {
+    uint16_t d;
+    int8_t qs[32];
+} kv_q8_0; /* y = d q */
+typedef struct KV_PACKED kv_iq4_nl {
+    uint16_t d;
+    uint8_t qs[16];
+} kv_iq4_nl; /* y = d kv_iq4_table[q] */
 
 /* 256 values. Groups of 16 (q2, q3, q6) or 32 (q4, q5, iq4_xs) have their own scale s and minimum m. */
-typedef struct KV_PACKED kv_q2_k { uint8_t scales[16], qs[64]; uint16_t d, dmin; } kv_q2_k;  /* y = d s q - dmin m; s low, m high nibble */
-typedef struct KV_PACKED kv_q3_k { uint8_t hmask[32], qs[64], scales[12]; uint16_t d; } kv_q3_k; /* y = d (s - 32) (q - 4) */
-typedef struct KV_PACKED kv_q4_k { uint16_t d, dmin; uint8_t scales[12], qs[128]; } kv_q4_k; /* y = d s q - dmin m */
-typedef struct KV_PACKED kv_q5_k { uint16_t d, dmin; uint8_t scales[12], qh[32], qs[128]; } kv_q5_k;
-typedef struct KV_PACKED kv_q6_k { uint8_t ql[128], qh[64]; int8_t scales[16]; uint16_t d; } kv_q6_k; /* y = d s (q - 32) */
-typedef struct KV_PACKED kv_iq4_xs { uint16_t d, scales_h; uint8_t scales_l[4], qs[128]; } kv_iq4_xs; /* y = d (s - 32) table[q] */
+typedef struct KV_PACKED kv_q2_k {
+    uint8_t scales[16], qs[64];
+    uint16_t d, dmin;
+} kv_q2_k; /* y = d s q - dmin m; s low, m high nibble */
+typedef struct KV_PACKED kv_q3_k {
+    uint8_t hmask[32], qs[64], scales[12];
+    uint16_t d;
+} kv_q3_k; /* y = d (s - 32) (q - 4) */
+typedef struct KV_PACKED kv_q4_k {
+    uint16_t d, dmin;
+    uint8_t scales[12], qs[128];
+} kv_q4_k; /* y = d s q - dmin m */
+typedef struct KV_PACKED kv_q5_k {
+    uint16_t d, dmin;
+    uint8_t scales[12], qh[32], qs[128];
+} kv_q5_k;
+typedef struct KV_PACKED kv_q6_k {
+    uint8_t ql[128], qh[64];
+    int8_t scales[16];
+    uint16_t d;
+} kv_q6_k; /* y = d s (q - 32) */
+typedef struct KV_PACKED kv_iq4_xs {
+    uint16_t d, scales_h;
+    uint8_t scales_l[4], qs[128];
+} kv_iq4_xs; /* y = d (s - 32) table[q] */
 
-_Static_assert(sizeof(kv_q4_0) == 18 && sizeof(kv_q4_1) == 20 && sizeof(kv_q5_0) == 22 && sizeof(kv_q5_1) == 24, "32-value blocks");
+_Static_assert(sizeof(kv_q4_0) == 18 && sizeof(kv_q4_1) == 20 && sizeof(kv_q5_0) == 22 && sizeof(kv_q5_1) == 24,
+               "32-value blocks");
 _Static_assert(sizeof(kv_q8_0) == 34 && sizeof(kv_iq4_nl) == 18, "32-value blocks");
 _Static_assert(sizeof(kv_q2_k) == 84 && sizeof(kv_q3_k) == 110 && sizeof(kv_q4_k) == 144, "256-value blocks");
 _Static_assert(sizeof(kv_q5_k) == 176 && sizeof(kv_q6_k) == 210 && sizeof(kv_iq4_xs) == 136, "256-value blocks");
@@ -58,9 +96,11 @@ static inline int kv_iq4_xs_scale(const kv_iq4_xs *b, unsigned j) {
 }
 
 /* dequant.c and quant.c; n is a multiple of the type's block. */
-#define KV_QUANT_TYPES(X) X(f32) X(f16) X(bf16) X(q4_0) X(q4_1) X(q5_0) X(q5_1) X(q8_0) X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_nl) X(iq4_xs)
-#define X(t)                                                                   \
-    void kv_gguf_dequant_##t(const void *x, float *y, size_t n);               \
+#define KV_QUANT_TYPES(X)                                                                                              \
+    X(f32)                                                                                                             \
+    X(f16) X(bf16) X(q4_0) X(q4_1) X(q5_0) X(q5_1) X(q8_0) X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_nl) X(iq4_xs)
+#define X(t)                                                                                                           \
+    void kv_gguf_dequant_##t(const void *x, float *y, size_t n);                                                       \
     void kv_gguf_quant_##t(const float *x, void *y, size_t n);
 KV_QUANT_TYPES(X)
 #undef X

@@ -156,7 +156,8 @@ void kv_gguf_dequant_q5_k(const void *x, float *y, size_t n) {
     }
 }
 
-/* Value 128 h + 32 r + i: low nibble of ql[64 h + 32 (r & 1) + i] (high nibble for r >= 2), bits 2r.. of qh[32 h + i]. */
+/* Value 128 h + 32 r + i: low nibble of ql[64 h + 32 (r & 1) + i] (high nibble for r >= 2), bits 2r.. of qh[32 h + i].
+ */
 void kv_gguf_dequant_q6_k(const void *x, float *y, size_t n) {
     const kv_q6_k *b = x;
     for (; n >= 256; n -= 256, y += 256, b++) {

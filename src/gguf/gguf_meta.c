@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const vtype_names[KV_VT_COUNT] = {"u8",  "i8",     "u16",   "i16", "u32", "i32", "f32",
+static const char *const vtype_names[KV_VT_COUNT] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
                                                      "bool", "string", "array", "u64", "i64", "f64"};
 
 const char *kv_gguf_vtype_name(uint32_t t) { return t < KV_VT_COUNT ? vtype_names[t] : "?"; }
@@ -31,15 +31,17 @@ static kv_status find(const kv_gguf *g, const char *key, const kv_gguf_value **o
 
 static kv_status mistyped(const kv_gguf_value *v, const char *wanted, kv_error *err) {
     bool array = v->type == KV_VT_ARRAY;
-    KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: wanted %s, the file has %s%s", v->key, (unsigned long long)v->offset, wanted,
-            array ? "an array of " : "", kv_gguf_vtype_name(array ? v->elem : v->type));
+    KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: wanted %s, the file has %s%s", v->key,
+            (unsigned long long)v->offset, wanted, array ? "an array of " : "",
+            kv_gguf_vtype_name(array ? v->elem : v->type));
 }
 
 kv_status kv_gguf_u64(const kv_gguf *g, const char *key, uint64_t *out, kv_error *err) {
     const kv_gguf_value *v;
     KV_TRY(find(g, key, &v, err));
     if (is_signed(v->type) && v->scalar.i < 0)
-        KV_FAIL(err, FORMAT, "key '%s' at offset %llu: %lld is negative", key, (unsigned long long)v->offset, (long long)v->scalar.i);
+        KV_FAIL(err, FORMAT, "key '%s' at offset %llu: %lld is negative", key, (unsigned long long)v->offset,
+                (long long)v->scalar.i);
     if (!is_signed(v->type) && !is_unsigned(v->type)) return mistyped(v, "an integer", err);
     *out = v->scalar.u;
     return KVIST_OK;
@@ -78,7 +80,8 @@ kv_status kv_gguf_str(const kv_gguf *g, const char *key, const char **out, size_
     return KVIST_OK;
 }
 
-kv_status kv_gguf_str_array(const kv_gguf *g, const char *key, const char *const **out, const uint32_t **lens, size_t *n, kv_error *err) {
+kv_status kv_gguf_str_array(const kv_gguf *g, const char *key, const char *const **out, const uint32_t **lens,
+                            size_t *n, kv_error *err) {
     const kv_gguf_value *v;
     KV_TRY(find(g, key, &v, err));
     if (!v->strs) return mistyped(v, "an array of strings", err);
@@ -108,7 +111,10 @@ kv_status kv_gguf_i32_array(const kv_gguf *g, const char *key, const int32_t **o
 
 /* ---- text for `kvist info` */
 
-typedef struct text { char *buf; size_t cap, len; } text;
+typedef struct text {
+    char *buf;
+    size_t cap, len;
+} text;
 
 static void put(text *t, const char *s, size_t n) {
     for (size_t i = 0; i < n && t->len + 1 < t->cap; i++) {
@@ -122,10 +128,14 @@ static void put_str(text *t, const char *s) { put(t, s, strlen(s)); }
 
 static void put_scalar(text *t, const kv_gguf_value *v) {
     char b[40];
-    if (v->type == KV_VT_BOOL) snprintf(b, sizeof b, "%s", v->scalar.u ? "true" : "false");
-    else if (is_float(v->type)) snprintf(b, sizeof b, "%.7g", v->scalar.f);
-    else if (is_signed(v->type)) snprintf(b, sizeof b, "%lld", (long long)v->scalar.i);
-    else snprintf(b, sizeof b, "%llu", (unsigned long long)v->scalar.u);
+    if (v->type == KV_VT_BOOL)
+        snprintf(b, sizeof b, "%s", v->scalar.u ? "true" : "false");
+    else if (is_float(v->type))
+        snprintf(b, sizeof b, "%.7g", v->scalar.f);
+    else if (is_signed(v->type))
+        snprintf(b, sizeof b, "%lld", (long long)v->scalar.i);
+    else
+        snprintf(b, sizeof b, "%llu", (unsigned long long)v->scalar.u);
     put_str(t, b);
 }
 
@@ -140,8 +150,10 @@ static void put_array(text *t, const kv_gguf_value *v) {
             put(t, v->strs[i], v->lens[i] < 24 ? v->lens[i] : 24);
             put_str(t, "\"");
         } else {
-            if (v->i32) snprintf(b, sizeof b, "%d", v->i32[i]);
-            else snprintf(b, sizeof b, "%.7g", (double)v->f32[i]);
+            if (v->i32)
+                snprintf(b, sizeof b, "%d", v->i32[i]);
+            else
+                snprintf(b, sizeof b, "%.7g", (double)v->f32[i]);
             put_str(t, b);
         }
     }
@@ -153,8 +165,11 @@ const char *kv_gguf_key_at(const kv_gguf *g, size_t i, char *value, size_t cap) 
     const kv_gguf_value *v = &g->values[i];
     text t = {value, cap, 0};
     put_str(&t, "");
-    if (v->type == KV_VT_STRING) put(&t, v->str, v->n);
-    else if (v->type == KV_VT_ARRAY) put_array(&t, v);
-    else put_scalar(&t, v);
+    if (v->type == KV_VT_STRING)
+        put(&t, v->str, v->n);
+    else if (v->type == KV_VT_ARRAY)
+        put_array(&t, v);
+    else
+        put_scalar(&t, v);
     return v->key;
 }

@@ -12,8 +12,8 @@
 #include <string.h>
 
 #define MAGIC 0x46554747u /* "GGUF" */
-/* Real files have a few dozen keys, a few hundred to some ten thousand tensors, vocabularies below 300,000. The limits keep
- * the memory of a hostile file within a small multiple of its size. */
+/* Real files have a few dozen keys, a few hundred to some ten thousand tensors, vocabularies below 300,000. The limits
+ * keep the memory of a hostile file within a small multiple of its size. */
 #define MAX_KEYS 65536u
 #define MAX_TENSORS (1u << 20)
 #define MAX_ITEMS (1u << 24)
@@ -24,7 +24,10 @@
 
 /* ---- arena: everything is freed at once */
 
-typedef struct kv_gguf_chunk { struct kv_gguf_chunk *next; size_t used, cap; } chunk;
+typedef struct kv_gguf_chunk {
+    struct kv_gguf_chunk *next;
+    size_t used, cap;
+} chunk;
 #define CHUNK_BYTES ((size_t)64 << 10)
 
 static void *arena_alloc(kv_gguf *g, size_t n, size_t size) {
@@ -108,17 +111,39 @@ static const uint8_t vtype_bytes[KV_VT_COUNT] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8
 /* Reads one number; false: a bool that is neither 0 nor 1. The caller has checked that the bytes are there. */
 static bool read_number(kv_cursor *c, uint32_t type, kv_gguf_value *v) {
     switch (type) {
-    case KV_VT_U8: v->scalar.u = kv_cursor_u8(c); return true;
-    case KV_VT_I8: v->scalar.i = (int8_t)kv_cursor_u8(c); return true;
-    case KV_VT_U16: v->scalar.u = kv_cursor_u16(c); return true;
-    case KV_VT_I16: v->scalar.i = (int16_t)kv_cursor_u16(c); return true;
-    case KV_VT_U32: v->scalar.u = kv_cursor_u32(c); return true;
-    case KV_VT_I32: v->scalar.i = (int32_t)kv_cursor_u32(c); return true;
-    case KV_VT_U64: v->scalar.u = kv_cursor_u64(c); return true;
-    case KV_VT_I64: v->scalar.i = (int64_t)kv_cursor_u64(c); return true;
-    case KV_VT_F32: v->scalar.f = kv_cursor_f32(c); return true;
-    case KV_VT_F64: v->scalar.f = kv_cursor_f64(c); return true;
-    default: v->scalar.u = kv_cursor_u8(c); return v->scalar.u <= 1;
+    case KV_VT_U8:
+        v->scalar.u = kv_cursor_u8(c);
+        return true;
+    case KV_VT_I8:
+        v->scalar.i = (int8_t)kv_cursor_u8(c);
+        return true;
+    case KV_VT_U16:
+        v->scalar.u = kv_cursor_u16(c);
+        return true;
+    case KV_VT_I16:
+        v->scalar.i = (int16_t)kv_cursor_u16(c);
+        return true;
+    case KV_VT_U32:
+        v->scalar.u = kv_cursor_u32(c);
+        return true;
+    case KV_VT_I32:
+        v->scalar.i = (int32_t)kv_cursor_u32(c);
+        return true;
+    case KV_VT_U64:
+        v->scalar.u = kv_cursor_u64(c);
+        return true;
+    case KV_VT_I64:
+        v->scalar.i = (int64_t)kv_cursor_u64(c);
+        return true;
+    case KV_VT_F32:
+        v->scalar.f = kv_cursor_f32(c);
+        return true;
+    case KV_VT_F64:
+        v->scalar.f = kv_cursor_f64(c);
+        return true;
+    default:
+        v->scalar.u = kv_cursor_u8(c);
+        return v->scalar.u <= 1;
     }
 }
 
@@ -126,7 +151,8 @@ static bool is_signed(uint32_t t) { return t == KV_VT_I8 || t == KV_VT_I16 || t 
 static bool is_float(uint32_t t) { return t == KV_VT_F32 || t == KV_VT_F64; }
 
 static kv_status truncated(const kv_gguf_value *v, kv_error *err) {
-    KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: the file ends in its value", v->key, (unsigned long long)v->offset);
+    KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: the file ends in its value", v->key,
+            (unsigned long long)v->offset);
 }
 
 static kv_status no_memory(const kv_gguf_value *v, kv_error *err) {
@@ -149,7 +175,8 @@ static kv_status read_strings(kv_gguf *g, kv_cursor *c, kv_gguf_value *v, kv_err
     for (size_t i = 0; i < v->n; i++) {
         uint64_t len = kv_cursor_u64(c);
         if (!kv_cursor_bytes(c, len)) return truncated(v, err);
-        if (len > UINT32_MAX) KV_FAIL(err, FORMAT, "key '%.100s': item %zu has %llu bytes", v->key, i, (unsigned long long)len);
+        if (len > UINT32_MAX)
+            KV_FAIL(err, FORMAT, "key '%.100s': item %zu has %llu bytes", v->key, i, (unsigned long long)len);
         total += (size_t)len + 1;
     }
     const char **strs = arena_alloc(g, v->n, sizeof *strs);
@@ -177,7 +204,8 @@ static kv_status read_numbers(kv_gguf *g, kv_cursor *c, kv_gguf_value *v, kv_err
     for (size_t i = 0; i < v->n; i++) {
         kv_gguf_value item;
         size_t at = c->pos;
-        if (!read_number(c, v->elem, &item)) KV_FAIL(err, FORMAT, "key '%.100s': bool item %zu at offset %zu is not 0 or 1", v->key, i, at);
+        if (!read_number(c, v->elem, &item))
+            KV_FAIL(err, FORMAT, "key '%.100s': bool item %zu at offset %zu is not 0 or 1", v->key, i, at);
         if (is_float(v->elem)) {
             f[i] = (float)item.scalar.f;
         } else if (is_signed(v->elem)) {
@@ -200,9 +228,11 @@ static kv_status read_array(kv_gguf *g, kv_cursor *c, kv_gguf_value *v, kv_error
     uint64_t n = kv_cursor_u64(c);
     if (c->failed) return truncated(v, err);
     if (v->elem == KV_VT_ARRAY)
-        KV_FAIL(err, UNSUPPORTED, "key '%.100s' at offset %llu: array of arrays", v->key, (unsigned long long)v->offset);
+        KV_FAIL(err, UNSUPPORTED, "key '%.100s' at offset %llu: array of arrays", v->key,
+                (unsigned long long)v->offset);
     if (v->elem >= KV_VT_COUNT)
-        KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: unknown item type %u", v->key, (unsigned long long)v->offset, v->elem);
+        KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: unknown item type %u", v->key, (unsigned long long)v->offset,
+                v->elem);
     uint32_t least = v->elem == KV_VT_STRING ? 8 : vtype_bytes[v->elem];
     if (n > kv_cursor_left(c) / least || n > MAX_ITEMS)
         KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: array of %llu items, %zu bytes are left", v->key,
@@ -215,12 +245,14 @@ static kv_status read_value(kv_gguf *g, kv_cursor *c, kv_gguf_value *v, kv_error
     v->type = kv_cursor_u32(c);
     if (c->failed) return truncated(v, err);
     if (v->type >= KV_VT_COUNT)
-        KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: unknown value type %u", v->key, (unsigned long long)v->offset, v->type);
+        KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: unknown value type %u", v->key,
+                (unsigned long long)v->offset, v->type);
     if (v->type == KV_VT_STRING) return read_string(g, c, v, err);
     if (v->type == KV_VT_ARRAY) return read_array(g, c, v, err);
     if (kv_cursor_left(c) < vtype_bytes[v->type]) return truncated(v, err);
     if (!read_number(c, v->type, v))
-        KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: bool %u is not 0 or 1", v->key, (unsigned long long)v->offset, (unsigned)v->scalar.u);
+        KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: bool %u is not 0 or 1", v->key,
+                (unsigned long long)v->offset, (unsigned)v->scalar.u);
     return KVIST_OK;
 }
 
@@ -233,7 +265,8 @@ static kv_status read_values(kv_gguf *g, kv_cursor *c, size_t n, kv_error *err) 
         *v = (kv_gguf_value){.offset = c->pos};
         KV_TRY(read_name(g, c, "key", i, &v->key, err));
         uint32_t *slot = index_slot(&g->value_index, g->values, sizeof *g->values, v->key);
-        if (*slot) KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: given twice", v->key, (unsigned long long)v->offset);
+        if (*slot)
+            KV_FAIL(err, FORMAT, "key '%.100s' at offset %llu: given twice", v->key, (unsigned long long)v->offset);
         KV_TRY(read_value(g, c, v, err));
         *slot = (uint32_t)i + 1;
         g->n_values = i + 1;
@@ -263,8 +296,10 @@ static kv_status read_tensor(kv_gguf *g, kv_cursor *c, size_t i, kv_tensor *t, k
         if (__builtin_mul_overflow(values, t->ne[d], &values)) TENSOR_FAIL(FORMAT, "%s", "too many values");
     }
     if (t->ne[0] % info->block)
-        TENSOR_FAIL(FORMAT, "rows of %llu values are not whole %s blocks of %u", (unsigned long long)t->ne[0], info->name, info->block);
-    if (__builtin_mul_overflow(values / info->block, (uint64_t)info->bytes, &t->bytes)) TENSOR_FAIL(FORMAT, "%s", "too many values");
+        TENSOR_FAIL(FORMAT, "rows of %llu values are not whole %s blocks of %u", (unsigned long long)t->ne[0],
+                    info->name, info->block);
+    if (__builtin_mul_overflow(values / info->block, (uint64_t)info->bytes, &t->bytes))
+        TENSOR_FAIL(FORMAT, "%s", "too many values");
     uint32_t *slot = index_slot(&g->tensor_index, g->tensors, sizeof *g->tensors, t->name);
     if (*slot) TENSOR_FAIL(FORMAT, "%s", "given twice");
     *slot = (uint32_t)i + 1;
@@ -283,8 +318,9 @@ static kv_status place_tensors(kv_gguf *g, size_t end_of_head, kv_error *err) {
             KV_FAIL(err, FORMAT, "tensor '%.100s': data offset %llu is not a multiple of %llu", t->name,
                     (unsigned long long)t->offset, (unsigned long long)g->alignment);
         if (t->offset > room || t->bytes > room - t->offset)
-            KV_FAIL(err, FORMAT, "tensor '%.100s': %llu bytes at offset %llu + %llu lie outside the file of %zu bytes", t->name,
-                    (unsigned long long)t->bytes, (unsigned long long)g->data_start, (unsigned long long)t->offset, g->map.size);
+            KV_FAIL(err, FORMAT, "tensor '%.100s': %llu bytes at offset %llu + %llu lie outside the file of %zu bytes",
+                    t->name, (unsigned long long)t->bytes, (unsigned long long)g->data_start,
+                    (unsigned long long)t->offset, g->map.size);
         total += t->bytes; /* cannot wrap: each is at most room, and there are at most 2^20 */
         t->offset += g->data_start;
         t->data = g->map.data + t->offset;
@@ -314,7 +350,8 @@ static kv_status read_alignment(kv_gguf *g, kv_error *err) {
     if (!v) return KVIST_OK;
     /* 8: the format's own least; with it every block's f16 and every f32 in a mapping is aligned. */
     if (v->type != KV_VT_U32 || v->scalar.u < 8 || (v->scalar.u & (v->scalar.u - 1)))
-        KV_FAIL(err, FORMAT, "key 'general.alignment' at offset %llu: not a power of two of at least 8", (unsigned long long)v->offset);
+        KV_FAIL(err, FORMAT, "key 'general.alignment' at offset %llu: not a power of two of at least 8",
+                (unsigned long long)v->offset);
     g->alignment = v->scalar.u;
     return KVIST_OK;
 }
@@ -325,13 +362,16 @@ static kv_status read_file(kv_gguf *g, kv_error *err) {
     if (c.failed || magic != MAGIC) KV_FAIL(err, FORMAT, "not a GGUF file");
     g->version = kv_cursor_u32(&c);
     if (!c.failed && !(g->version & 0xffff)) KV_FAIL(err, UNSUPPORTED, "big-endian GGUF (version field at offset 4)");
-    if (!c.failed && g->version != 2 && g->version != 3) KV_FAIL(err, UNSUPPORTED, "GGUF version %u at offset 4; 2 and 3 are known", g->version);
+    if (!c.failed && g->version != 2 && g->version != 3)
+        KV_FAIL(err, UNSUPPORTED, "GGUF version %u at offset 4; 2 and 3 are known", g->version);
     uint64_t n_tensors = kv_cursor_u64(&c), n_values = kv_cursor_u64(&c);
     if (c.failed) KV_FAIL(err, FORMAT, "the file ends in its header at offset %zu", c.pos);
     if (n_values > MAX_KEYS || n_values > kv_cursor_left(&c) / MIN_KEY_BYTES)
-        KV_FAIL(err, FORMAT, "%llu keys at offset 16, %zu bytes are left", (unsigned long long)n_values, kv_cursor_left(&c));
+        KV_FAIL(err, FORMAT, "%llu keys at offset 16, %zu bytes are left", (unsigned long long)n_values,
+                kv_cursor_left(&c));
     if (n_tensors > MAX_TENSORS || n_tensors > kv_cursor_left(&c) / MIN_TENSOR_BYTES)
-        KV_FAIL(err, FORMAT, "%llu tensors at offset 8, %zu bytes are left", (unsigned long long)n_tensors, kv_cursor_left(&c));
+        KV_FAIL(err, FORMAT, "%llu tensors at offset 8, %zu bytes are left", (unsigned long long)n_tensors,
+                kv_cursor_left(&c));
     KV_TRY(read_values(g, &c, (size_t)n_values, err));
     KV_TRY(read_alignment(g, err));
     return read_tensors(g, &c, (size_t)n_tensors, err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writes GGUF v3 with the default alignment of 32. Collects keys and encoded tensors in memory: for generated models and
- * small conversions. Values are copied at once; nothing of the caller's is kept.
+ * Writes GGUF v3 with the default alignment of 32. Collects keys and encoded tensors in memory: for generated models
+ * and small conversions. Values are copied at once; nothing of the caller's is kept.
  */
 #include "base/alloc.h"
 #include "gguf/gguf_impl.h"
@@ -11,8 +11,16 @@
 #define ALIGNMENT 32u
 #define BUFFER_MAX ((size_t)1 << 32) /* metadata of one file: a vocabulary of a million long tokens is below 100 MB */
 
-typedef struct buffer { uint8_t *data; size_t len, cap; } buffer;
-typedef struct entry { char *name; uint32_t type, n_dims; uint64_t ne[2], bytes, offset; void *data; } entry;
+typedef struct buffer {
+    uint8_t *data;
+    size_t len, cap;
+} buffer;
+typedef struct entry {
+    char *name;
+    uint32_t type, n_dims;
+    uint64_t ne[2], bytes, offset;
+    void *data;
+} entry;
 
 struct kv_gguf_writer {
     buffer keys;
@@ -68,7 +76,8 @@ void kv_gguf_writer_free(kv_gguf_writer **writer) {
     kv_free(w);
 }
 
-/* Key and type; the entry counts once its value is complete (a failed put leaves the writer usable only for freeing). */
+/* Key and type; the entry counts once its value is complete (a failed put leaves the writer usable only for freeing).
+ */
 static kv_status put_key(kv_gguf_writer *w, const char *key, uint32_t vtype, kv_error *err) {
     if (!key || !*key) KV_FAIL(err, ARG, "empty GGUF key");
     KV_TRY(put_text(&w->keys, key, err));
@@ -129,13 +138,14 @@ kv_status kv_gguf_put_f32_array(kv_gguf_writer *w, const char *key, const float 
 
 static uint64_t pad(uint64_t n) { return (ALIGNMENT - n % ALIGNMENT) % ALIGNMENT; }
 
-kv_status kv_gguf_put_tensor(kv_gguf_writer *w, const char *name, uint32_t type, uint64_t cols, uint64_t rows, const float *x, kv_error *err) {
+kv_status kv_gguf_put_tensor(kv_gguf_writer *w, const char *name, uint32_t type, uint64_t cols, uint64_t rows,
+                             const float *x, kv_error *err) {
     const kv_type_info *info = kv_type_get(type);
     if (!name || !*name) KV_FAIL(err, ARG, "empty tensor name");
     if (!info || !info->quant) KV_FAIL(err, UNSUPPORTED, "tensor '%s': no encoder for type %u", name, type);
     if (!cols || !rows || cols % info->block)
-        KV_FAIL(err, ARG, "tensor '%s': %llu x %llu values are not whole %s blocks of %u", name, (unsigned long long)rows,
-                (unsigned long long)cols, info->name, info->block);
+        KV_FAIL(err, ARG, "tensor '%s': %llu x %llu values are not whole %s blocks of %u", name,
+                (unsigned long long)rows, (unsigned long long)cols, info->name, info->block);
     uint64_t bytes;
     if (__builtin_mul_overflow(rows, cols / info->block * info->bytes, &bytes) || bytes > SIZE_MAX / 2)
         KV_FAIL(err, ARG, "tensor '%s': too many values", name);
@@ -146,7 +156,8 @@ kv_status kv_gguf_put_tensor(kv_gguf_writer *w, const char *name, uint32_t type,
         w->tensors = more;
         w->cap_tensors = cap;
     }
-    entry t = {kv_strndup(name, SIZE_MAX), type, rows > 1 ? 2 : 1, {cols, rows}, bytes, w->data_bytes, kv_malloc((size_t)bytes)};
+    entry t = {kv_strndup(name, SIZE_MAX), type, rows > 1 ? 2 : 1, {cols, rows}, bytes, w->data_bytes,
+               kv_malloc((size_t)bytes)};
     if (!t.name || !t.data) {
         kv_free(t.name);
         kv_free(t.data);

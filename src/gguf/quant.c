@@ -134,7 +134,8 @@ void kv_gguf_quant_iq4_nl(const float *x, void *y, size_t n) {
     }
 }
 
-/* Scales of n_groups of len values, x ~ scale q - min (min >= 0): s and m as multiples of d and dmin, at most top_s, top_m. */
+/* Scales of n_groups of len values, x ~ scale q - min (min >= 0): s and m as multiples of d and dmin, at most top_s,
+ * top_m. */
 static void group_scales(const float *x, int n_groups, int len, int top_q, int top_s, int top_m, uint8_t *s, uint8_t *m,
                          uint16_t *d, uint16_t *dmin) {
     float scale[16], min[16], max_scale = 0, max_min = 0;
@@ -171,7 +172,8 @@ void kv_gguf_quant_q2_k(const float *x, void *y, size_t n) {
         b->d = d, b->dmin = dmin;
         for (int g = 0; g < 16; g++) b->scales[g] = (uint8_t)(s[g] | m[g] << 4);
         for (int v = 0; v < 256; v++)
-            b->qs[32 * (v / 128) + v % 32] |= (uint8_t)(affine_code(x[v], d, s[v / 16], dmin, m[v / 16], 3) << (2 * (v / 32 % 4)));
+            b->qs[32 * (v / 128) + v % 32] |=
+                (uint8_t)(affine_code(x[v], d, s[v / 16], dmin, m[v / 16], 3) << (2 * (v / 32 % 4)));
     }
 }
 

@@ -14,7 +14,7 @@ typedef struct kv_bench_result {
     uint32_t reps;
     double tps, tps_min, tps_max;     /* tokens/s: median and spread over the repetitions */
     kvist_report report;              /* after the last one */
-    uint64_t kv_bytes;                /* true bytes of the cache at the depth (decode: what a step reads at its start) */
+    uint64_t kv_bytes;                /* true bytes of the cache at the depth; report.bytes_true has them at the end */
 } kv_bench_result;
 
 /* Fills depth with tokens (read as one prompt, once), then times each repetition from the same state: truncate to the depth

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Cuts a stream's candidates into pages of equal importance (DESIGN 2.3, 4). Must not know: where tokens lie.
- * Invariants: every kept candidate is in exactly one page; inside a page and a tier indices rise; only the last ranked and the last local
- * page may be partial. Ranking is a stable radix sort of order-preserving 32-bit keys: ties keep the lower index first.
+ * Invariants: every kept candidate is in exactly one page; inside a page and a tier indices rise; only the last ranked
+ * and the last local page may be partial. Ranking is a stable radix sort of order-preserving 32-bit keys: ties keep the
+ * lower index first.
  */
 #include "policy/plan.h"
 
@@ -14,7 +15,9 @@
 #define RADIX_BITS 11 /* three passes over 32 bits; a 2,048-entry histogram stays in the first cache level */
 #define RADIX (1u << RADIX_BITS)
 
-typedef struct item { uint32_t key, index; } item;
+typedef struct item {
+    uint32_t key, index;
+} item;
 
 size_t kv_cut_scratch(uint32_t n_cand) { return (size_t)n_cand * (2 * sizeof(item) + 1) + 8; }
 
@@ -57,18 +60,22 @@ static float page_price(const float *score, const uint32_t *order, uint32_t n) {
 }
 
 /* Splits order[from, to), a tier or the local tokens, into pages. */
-static uint32_t add_pages(const float *score, const uint32_t *order, uint32_t from, uint32_t to, uint32_t page_tokens, uint8_t tier, bool local,
-                          kv_page_plan *pages) {
+static uint32_t add_pages(const float *score, const uint32_t *order, uint32_t from, uint32_t to, uint32_t page_tokens,
+                          uint8_t tier, bool local, kv_page_plan *pages) {
     uint32_t count = 0;
     for (uint32_t at = from; at < to; at += page_tokens) {
         uint32_t n = to - at < page_tokens ? to - at : page_tokens;
-        pages[count++] = (kv_page_plan){.first = at, .n = n, .price = local ? INFINITY : page_price(score, order + at, n), .tier = tier, .local = local};
+        pages[count++] = (kv_page_plan){.first = at,
+                                        .n = n,
+                                        .price = local ? INFINITY : page_price(score, order + at, n),
+                                        .tier = tier,
+                                        .local = local};
     }
     return count;
 }
 
-uint32_t kv_cut_pages(const float *score, uint32_t n_cand, uint32_t n_local, uint32_t keep, uint32_t page_tokens, bool global, uint32_t m,
-                      uint32_t *order, kv_page_plan *pages, void *scratch) {
+uint32_t kv_cut_pages(const float *score, uint32_t n_cand, uint32_t n_local, uint32_t keep, uint32_t page_tokens,
+                      bool global, uint32_t m, uint32_t *order, kv_page_plan *pages, void *scratch) {
     uint32_t n_ranked = n_cand - n_local, n_pages = 0;
     if (keep > n_ranked) keep = n_ranked;
     item *a = scratch, *b = a + n_cand;
@@ -76,14 +83,17 @@ uint32_t kv_cut_pages(const float *score, uint32_t n_cand, uint32_t n_local, uin
     for (uint32_t i = 0; i < n_ranked; i++) a[i] = (item){rank_key(score[i]), i};
     a = radix_sort(a, b, n_ranked);
     uint64_t unit = global ? (uint64_t)m * 4 : keep;
-    uint32_t ends[4] = {whole_pages(unit / 8, page_tokens, keep), whole_pages(unit / 4, page_tokens, keep), whole_pages(unit / 2, page_tokens, keep), keep};
+    uint32_t ends[4] = {whole_pages(unit / 8, page_tokens, keep), whole_pages(unit / 4, page_tokens, keep),
+                        whole_pages(unit / 2, page_tokens, keep), keep};
     if (n_ranked) memset(tier, 0, n_ranked);
     for (uint32_t t = 0, i = 0; t < 4; t++)
         for (; i < ends[t]; i++) tier[a[i].index] = (uint8_t)(t + 1);
     uint32_t at[4] = {0, ends[0], ends[1], ends[2]};
     for (uint32_t i = 0; i < n_ranked; i++)
         if (tier[i]) order[at[tier[i] - 1]++] = i;
-    for (uint32_t t = 0; t < 4; t++) n_pages += add_pages(score, order, t ? ends[t - 1] : 0, ends[t], page_tokens, (uint8_t)t, false, pages + n_pages);
+    for (uint32_t t = 0; t < 4; t++)
+        n_pages +=
+            add_pages(score, order, t ? ends[t - 1] : 0, ends[t], page_tokens, (uint8_t)t, false, pages + n_pages);
     for (uint32_t i = 0; i < n_local; i++) order[keep + i] = n_ranked + i;
     return n_pages + add_pages(score, order, keep, keep + n_local, page_tokens, 0, true, pages + n_pages);
 }

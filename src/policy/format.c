@@ -13,19 +13,14 @@
 
 const kv_format kv_formats[KV_FORMATS] = {
     /* name, kind, K bits x 2, V bits, group, code bits */
-    [KV_F16] = {"f16", KV_KIND_F16, 32, 16, 0, 0},
-    [KV_Q8] = {"q8", KV_KIND_Q8, 16, 8, 0, 16},
-    [KV_Q4] = {"q4", KV_KIND_LADDER, 8, 4, 0, 16},
-    [KV_Q3] = {"q3", KV_KIND_LADDER, 6, 3, 0, 8},
-    [KV_Q2] = {"q2", KV_KIND_LADDER, 5, 2, 0, 8},
-    [KV_Q2S] = {"q2s", KV_KIND_LADDER, 4, 2, 0, 8},
-    [KV_Q1] = {"q1", KV_KIND_LADDER, 3, 2, 0, 8},
-    [KV_KIVI4] = {"kivi4", KV_KIND_GROUP, 8, 4, 32, 0},
-    [KV_KIVI2] = {"kivi2", KV_KIND_GROUP, 4, 2, 32, 0},
-    [KV_MINIKV2] = {"minikv2", KV_KIND_GROUP, 4, 2, 16, 0},
+    [KV_F16] = {"f16", KV_KIND_F16, 32, 16, 0, 0},      [KV_Q8] = {"q8", KV_KIND_Q8, 16, 8, 0, 16},
+    [KV_Q4] = {"q4", KV_KIND_LADDER, 8, 4, 0, 16},      [KV_Q3] = {"q3", KV_KIND_LADDER, 6, 3, 0, 8},
+    [KV_Q2] = {"q2", KV_KIND_LADDER, 5, 2, 0, 8},       [KV_Q2S] = {"q2s", KV_KIND_LADDER, 4, 2, 0, 8},
+    [KV_Q1] = {"q1", KV_KIND_LADDER, 3, 2, 0, 8},       [KV_KIVI4] = {"kivi4", KV_KIND_GROUP, 8, 4, 32, 0},
+    [KV_KIVI2] = {"kivi2", KV_KIND_GROUP, 4, 2, 32, 0}, [KV_MINIKV2] = {"minikv2", KV_KIND_GROUP, 4, 2, 16, 0},
 };
 
-#define HEAD_DIM_MAX 256u    /* the channel order is one byte, the widths of 32 blocks fit a page entry */
+#define HEAD_DIM_MAX 256u /* the channel order is one byte, the widths of 32 blocks fit a page entry */
 
 /* Places a part of `bytes` bytes at the end of what is placed so far. */
 static uint32_t place(uint32_t *end, uint32_t bytes) {
@@ -83,10 +78,18 @@ static void layout_group(kv_page_layout *l) {
 
 static void layout_kind(kv_page_layout *l) {
     switch (l->kind) {
-    case KV_KIND_F16: layout_f16(l); break;
-    case KV_KIND_Q8: layout_q8(l); break;
-    case KV_KIND_LADDER: layout_ladder(l); break;
-    default: layout_group(l); break;
+    case KV_KIND_F16:
+        layout_f16(l);
+        break;
+    case KV_KIND_Q8:
+        layout_q8(l);
+        break;
+    case KV_KIND_LADDER:
+        layout_ladder(l);
+        break;
+    default:
+        layout_group(l);
+        break;
     }
 }
 
@@ -98,7 +101,8 @@ static kv_status check_pair(uint32_t kf, uint32_t vf, kv_error *err) {
     return KVIST_OK;
 }
 
-kv_status kv_page_layout_get(uint8_t pair, uint32_t dk, uint32_t dv, size_t page_bytes, kv_page_layout *out, kv_error *err) {
+kv_status kv_page_layout_get(uint8_t pair, uint32_t dk, uint32_t dv, size_t page_bytes, kv_page_layout *out,
+                             kv_error *err) {
     memset(out, 0, sizeof *out);
     uint32_t kf = pair & 15u, vf = pair >> 4;
     KV_TRY(check_pair(kf, vf, err));
@@ -106,7 +110,12 @@ kv_status kv_page_layout_get(uint8_t pair, uint32_t dk, uint32_t dv, size_t page
         KV_FAIL(err, POLICY, "head dimensions %u (K) and %u (V) are not in 1..%u", dk, dv, HEAD_DIM_MAX);
     if (page_bytes > UINT32_MAX) KV_FAIL(err, POLICY, "a page of %zu bytes is too large", page_bytes);
     const kv_format *k = &kv_formats[kf], *v = &kv_formats[vf];
-    kv_page_layout l = {.kf = (uint8_t)kf, .vf = (uint8_t)vf, .kind = k->kind, .v_bits = v->v_bits, .dk = (uint16_t)dk, .dv = (uint16_t)dv};
+    kv_page_layout l = {.kf = (uint8_t)kf,
+                        .vf = (uint8_t)vf,
+                        .kind = k->kind,
+                        .v_bits = v->v_bits,
+                        .dk = (uint16_t)dk,
+                        .dv = (uint16_t)dv};
     l.page_bytes = (uint32_t)page_bytes;
     l.dkp = (uint16_t)((dk + 15) & ~15u);
     l.dvp = (uint16_t)((dv + 15) & ~15u);
@@ -122,8 +131,8 @@ kv_status kv_page_layout_get(uint8_t pair, uint32_t dk, uint32_t dv, size_t page
     }
     char name[24];
     kv_format_print(pair, name, sizeof name);
-    KV_FAIL(err, POLICY, "a page of %zu bytes holds fewer than 8 tokens of format '%s' at head dimensions %u and %u", page_bytes,
-            name, dk, dv);
+    KV_FAIL(err, POLICY, "a page of %zu bytes holds fewer than 8 tokens of format '%s' at head dimensions %u and %u",
+            page_bytes, name, dk, dv);
 }
 
 static int find_format(const char *text, size_t len) {
@@ -137,7 +146,8 @@ kv_status kv_format_parse(const char *text, size_t len, uint8_t *pair, kv_error 
     size_t k_len = slash ? (size_t)(slash - text) : len;
     int k = find_format(text, k_len), v = slash ? find_format(slash + 1, len - k_len - 1) : k;
     if (k < 0 || v < 0)
-        KV_FAIL(err, POLICY, "page format '%.*s' is not known (f16 q8 q4 q3 q2 q2s q1 kivi4 kivi2 minikv2, or K/V such as q4/q2)",
+        KV_FAIL(err, POLICY,
+                "page format '%.*s' is not known (f16 q8 q4 q3 q2 q2s q1 kivi4 kivi2 minikv2, or K/V such as q4/q2)",
                 (int)(len > 64 ? 64 : len), text);
     KV_TRY(check_pair((uint32_t)k, (uint32_t)v, err));
     *pair = kv_format_pair((uint8_t)k, (uint8_t)v);
@@ -147,6 +157,8 @@ kv_status kv_format_parse(const char *text, size_t len, uint8_t *pair, kv_error 
 void kv_format_print(uint8_t pair, char *buf, size_t cap) {
     uint32_t k = pair & 15u, v = pair >> 4;
     const char *kn = k < KV_FORMATS ? kv_formats[k].name : "?", *vn = v < KV_FORMATS ? kv_formats[v].name : "?";
-    if (k == v) snprintf(buf, cap, "%s", kn);
-    else snprintf(buf, cap, "%s/%s", kn, vn);
+    if (k == v)
+        snprintf(buf, cap, "%s", kn);
+    else
+        snprintf(buf, cap, "%s/%s", kn, vn);
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Streamed global selection (DESIGN 2.4). Owns the set of pages that can still be chosen. Must not know: what a page is.
+ * Streamed global selection (DESIGN 2.4). Owns the set of pages that can still be chosen. Must not know: what a page
+ * is.
  *
- * Offline rule: every stream keeps its best min(floor, its pages) pages; the rest of the budget goes to the best of all others. Streamed:
- * the others seen so far lie in a heap with the worst on top, no larger than budget - floors taken so far. Floors only grow, so that
- * bound only falls: a page that leaves was beaten by more others than the final bound allows and cannot be in the final set. A stream
- * with fewer pages than the floor takes only what it has, which leaves the rest to the others.
- * Invariant: floors taken + heap <= budget after each settle (unless floors alone pass it), so the peak is the final cache and one layer.
+ * Offline rule: every stream keeps its best min(floor, its pages) pages; the rest of the budget goes to the best of all
+ * others. Streamed: the others seen so far lie in a heap with the worst on top, no larger than budget - floors taken so
+ * far. Floors only grow, so that bound only falls: a page that leaves was beaten by more others than the final bound
+ * allows and cannot be in the final set. A stream with fewer pages than the floor takes only what it has, which leaves
+ * the rest to the others. Invariant: floors taken + heap <= budget after each settle (unless floors alone pass it), so
+ * the peak is the final cache and one layer.
  */
 #include "policy/plan.h"
 
@@ -16,7 +18,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-typedef struct candidate { float price; uint32_t layer, head, page; } candidate;
+typedef struct candidate {
+    float price;
+    uint32_t layer, head, page;
+} candidate;
 
 struct kv_gsel {
     uint64_t budget, floors; /* floors: pages taken by floors so far */
@@ -39,7 +44,8 @@ static bool better(const candidate *a, const candidate *b) {
 
 static int best_first(const void *a, const void *b) { return better(a, b) ? -1 : better(b, a); }
 
-kv_status kv_gsel_create(uint64_t budget_pages, uint32_t floor_pages, uint32_t n_streams_total, kv_gsel **out, kv_error *err) {
+kv_status kv_gsel_create(uint64_t budget_pages, uint32_t floor_pages, uint32_t n_streams_total, kv_gsel **out,
+                         kv_error *err) {
     *out = kv_calloc(1, sizeof **out);
     if (!*out) KV_FAIL(err, MEMORY, "no memory for the selection of pages");
     (*out)->budget = budget_pages;
@@ -94,7 +100,8 @@ kv_status kv_gsel_add(kv_gsel *g, uint32_t layer, uint32_t head, const float *pr
     rc = room(&sorted, &g->cap_sorted, n, sizeof *g->sorted, err);
     g->sorted = sorted;
     KV_TRY(rc);
-    for (uint32_t i = 0; i < n; i++) g->sorted[i] = (candidate){price[i] == price[i] ? price[i] : -INFINITY, layer, head, i};
+    for (uint32_t i = 0; i < n; i++)
+        g->sorted[i] = (candidate){price[i] == price[i] ? price[i] : -INFINITY, layer, head, i};
     if (n > 1) qsort(g->sorted, n, sizeof *g->sorted, best_first);
     uint32_t floors = n < g->floor_pages ? n : g->floor_pages;
     g->floors += floors;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Budgets of one compression point (docs/policies.md, "How a budget becomes pages"). Owns the split of a stream's unsealed tokens into
- * sinks, candidates and recent ones, and turns keep, tokens, rate and share into counts or pages. Must not know: pages' contents, scores.
- * Invariants: n_sink + n_candidates + n_recent = n_unsealed; n_local <= tokens kept <= n_candidates; the bytes of a share are those that
- * kv_seq_count will find, up to the page that does not fit (tail pages begin at positions that are multiples of an f16 page's tokens).
+ * Budgets of one compression point (docs/policies.md, "How a budget becomes pages"). Owns the split of a stream's
+ * unsealed tokens into sinks, candidates and recent ones, and turns keep, tokens, rate and share into counts or pages.
+ * Must not know: pages' contents, scores. Invariants: n_sink + n_candidates + n_recent = n_unsealed; n_local <= tokens
+ * kept <= n_candidates; the bytes of a share are those that kv_seq_count will find, up to the page that does not fit
+ * (tail pages begin at positions that are multiples of an f16 page's tokens).
  */
 #include "policy/plan.h"
 
@@ -23,8 +24,8 @@ typedef struct planner {
     uint32_t n_streams;   /* over all layers */
     uint32_t page_tokens; /* P when all layers' are equal, else 0 */
     uint32_t page_tokens_max;
-    uint32_t own;         /* tokens this budget is about: those the sync added; on the first all unsealed */
-    uint32_t carried;     /* unsealed tokens of earlier syncs: kept whatever happens to the own ones */
+    uint32_t own;     /* tokens this budget is about: those the sync added; on the first all unsealed */
+    uint32_t carried; /* unsealed tokens of earlier syncs: kept whatever happens to the own ones */
 } planner;
 
 static uint32_t div_up(uint64_t a, uint32_t b) { return (uint32_t)((a + b - 1) / b); }
@@ -36,12 +37,15 @@ static uint64_t page_cost(const planner *pl) { return (uint64_t)pl->in->page_byt
 
 static kv_status open_planner(planner *pl, const kv_plan_input *in, kv_plan *out, kv_error *err) {
     *pl = (planner){.in = in, .out = out, .alloc = kv_alloc_at(in->policy->alloc)};
-    if (!pl->alloc || !in->n_layers || in->n_unsealed > in->n_seen || in->n_before > in->n_seen) KV_FAIL(err, ARG, "compression point: counts do not fit");
-    if (!in->first && in->n_seen - in->n_before > in->n_unsealed) KV_FAIL(err, ARG, "compression point: new tokens are sealed already");
+    if (!pl->alloc || !in->n_layers || in->n_unsealed > in->n_seen || in->n_before > in->n_seen)
+        KV_FAIL(err, ARG, "compression point: counts do not fit");
+    if (!in->first && in->n_seen - in->n_before > in->n_unsealed)
+        KV_FAIL(err, ARG, "compression point: new tokens are sealed already");
     pl->page_tokens = in->layers[0].page_tokens;
     for (uint32_t l = 0; l < in->n_layers; l++) {
         const kv_plan_layer *la = &in->layers[l];
-        if (!la->page_tokens || !la->f16_tokens) KV_FAIL(err, ARG, "compression point: layer %u has pages without tokens", l);
+        if (!la->page_tokens || !la->f16_tokens)
+            KV_FAIL(err, ARG, "compression point: layer %u has pages without tokens", l);
         pl->n_streams += la->n_streams;
         pl->page_tokens_max = max_u32(pl->page_tokens_max, la->page_tokens);
         if (la->page_tokens != pl->page_tokens) pl->page_tokens = 0;
@@ -68,7 +72,9 @@ static void split(const planner *pl) {
 /* The newest candidates that `local` protects when a stream keeps `kept` tokens; recent ones are among the newest. */
 static uint32_t local_tokens(const planner *pl, uint32_t kept) {
     const kv_policy *p = pl->in->policy;
-    uint32_t n = p->local_of_kept > 0 ? fraction(p->local_of_kept, kept) : p->local < 1 ? fraction(p->local, pl->own) : (uint32_t)fmin(p->local, pl->in->n_unsealed);
+    uint32_t n = p->local_of_kept > 0 ? fraction(p->local_of_kept, kept)
+                 : p->local < 1       ? fraction(p->local, pl->own)
+                                      : (uint32_t)fmin(p->local, pl->in->n_unsealed);
     n = n > pl->out->n_recent ? n - pl->out->n_recent : 0;
     return min_u32(n, pl->out->n_candidates);
 }
@@ -82,7 +88,8 @@ static void keep_all(const planner *pl) {
     uint32_t s = 0;
     for (uint32_t l = 0; l < pl->in->n_layers; l++) {
         out->tokens[l] = out->n_candidates;
-        for (uint32_t h = 0; h < pl->in->layers[l].n_streams; h++) out->pages[s++] = out->n_candidates / pl->in->layers[l].page_tokens;
+        for (uint32_t h = 0; h < pl->in->layers[l].n_streams; h++)
+            out->pages[s++] = out->n_candidates / pl->in->layers[l].page_tokens;
     }
 }
 
@@ -91,7 +98,8 @@ static void keep_all(const planner *pl) {
 /* Tokens that pages of earlier compression points hold, a stream: whole pages. */
 static double stored_before(const planner *pl) {
     double tokens = 0;
-    for (uint32_t l = 0; l < pl->in->n_layers; l++) tokens += (double)pl->in->layers[l].page_tokens * pl->in->layers[l].n_streams;
+    for (uint32_t l = 0; l < pl->in->n_layers; l++)
+        tokens += (double)pl->in->layers[l].page_tokens * pl->in->layers[l].n_streams;
     return (double)pl->in->bytes_before / (double)page_cost(pl) * tokens / ((double)pl->n_streams * pl->n_streams);
 }
 
@@ -104,8 +112,10 @@ static uint32_t kept_candidates(const planner *pl) {
     double rest = all - out->n_sink - out->n_recent;
     uint32_t k = rest <= 0 ? 0 : rest >= out->n_candidates ? out->n_candidates : (uint32_t)rest;
     /* A later sync pays for one page anyway; a stream that keeps nothing at all has nothing to attend to. */
-    if (!pl->in->first) k = max_u32(k, min_u32(pl->page_tokens_max, out->n_candidates));
-    else if (!out->n_sink && !out->n_recent) k = max_u32(k, 1);
+    if (!pl->in->first)
+        k = max_u32(k, min_u32(pl->page_tokens_max, out->n_candidates));
+    else if (!out->n_sink && !out->n_recent)
+        k = max_u32(k, 1);
     return k;
 }
 
@@ -124,17 +134,21 @@ static void plan_counts(const planner *pl) {
     kv_plan *out = pl->out;
     uint32_t k = kept_candidates(pl), s = 0;
     out->n_local = min_u32(k, local_tokens(pl, k + out->n_sink + out->n_recent));
-    pl->alloc->spread(in->policy, in->layers, in->n_layers, k - out->n_local, out->n_candidates - out->n_local, out->tokens);
+    pl->alloc->spread(in->policy, in->layers, in->n_layers, k - out->n_local, out->n_candidates - out->n_local,
+                      out->tokens);
     for (uint32_t l = 0; l < in->n_layers; l++) {
         uint32_t p = in->layers[l].page_tokens, heavy = out->tokens[l], local_pages = div_up(out->n_local, p);
         out->evict |= heavy < out->n_candidates - out->n_local;
         out->tokens[l] = heavy + out->n_local;
-        out->pages_global += (uint64_t)in->layers[l].n_streams * local_pages + div_up((uint64_t)in->layers[l].n_streams * heavy, p);
+        out->pages_global +=
+            (uint64_t)in->layers[l].n_streams * local_pages + div_up((uint64_t)in->layers[l].n_streams * heavy, p);
         for (uint32_t h = 0; h < in->layers[l].n_streams; h++) out->pages[s++] = div_up(heavy, p) + local_pages;
     }
     out->mean_tokens = max_u32(k, 1);
-    if (!out->evict) keep_all(pl);
-    else if (pl->alloc->global) finish_global(pl);
+    if (!out->evict)
+        keep_all(pl);
+    else if (pl->alloc->global)
+        finish_global(pl);
     if (!out->global) out->pages_global = 0;
 }
 
@@ -153,7 +167,8 @@ static uint64_t other_bytes(const planner *pl, bool leftovers) {
     for (uint32_t l = 0; l < pl->in->n_layers; l++) {
         const kv_plan_layer *la = &pl->in->layers[l];
         uint32_t extra = leftovers ? pl->out->n_candidates % la->page_tokens : 0;
-        uint64_t pages = (uint64_t)div_up(pl->out->n_sink, la->f16_tokens) + tail_pages(pl, pl->out->n_recent + extra, la->f16_tokens);
+        uint64_t pages = (uint64_t)div_up(pl->out->n_sink, la->f16_tokens) +
+                         tail_pages(pl, pl->out->n_recent + extra, la->f16_tokens);
         sum += la->n_streams * (pages * page_cost(pl) + la->q2_bytes);
     }
     return sum;
@@ -166,7 +181,8 @@ static uint64_t bytes_of_all(const planner *pl) {
     return other_bytes(pl, true) + pages * page_cost(pl);
 }
 
-/* Local tokens among k kept candidates, in whole pages where all layers' pages hold as many: a partial page would be paid whole. */
+/* Local tokens among k kept candidates, in whole pages where all layers' pages hold as many: a partial page would be
+ * paid whole. */
 static uint32_t local_in_pages(const planner *pl, uint32_t k) {
     uint32_t n = min_u32(k, local_tokens(pl, k + pl->out->n_sink + pl->out->n_recent)), p = pl->page_tokens;
     if (!p) return n;
@@ -182,19 +198,23 @@ static uint64_t try_kept(const planner *pl, uint32_t k) {
     uint32_t cap = out->n_candidates - out->n_local, mean = k > out->n_local ? k - out->n_local : 0;
     pl->alloc->spread(in->policy, in->layers, in->n_layers, min_u32(mean, cap), cap, out->tokens);
     for (uint32_t l = 0; l < in->n_layers; l++)
-        pages += (uint64_t)in->layers[l].n_streams * (div_up(out->tokens[l], in->layers[l].page_tokens) + div_up(out->n_local, in->layers[l].page_tokens));
+        pages += (uint64_t)in->layers[l].n_streams *
+                 (div_up(out->tokens[l], in->layers[l].page_tokens) + div_up(out->n_local, in->layers[l].page_tokens));
     return pages;
 }
 
-/* Largest mean of kept candidates whose pages fit; what is left over goes one page each in layer, head order. Returns pages used. */
+/* Largest mean of kept candidates whose pages fit; what is left over goes one page each in layer, head order. Returns
+ * pages used. */
 static uint64_t fill_pages(const planner *pl, uint64_t budget) {
     const kv_plan_input *in = pl->in;
     kv_plan *out = pl->out;
     uint32_t low = 0, high = out->n_candidates;
     while (low < high) {
         uint32_t mid = low + (high - low + 1) / 2;
-        if (try_kept(pl, mid) <= budget) low = mid;
-        else high = mid - 1;
+        if (try_kept(pl, mid) <= budget)
+            low = mid;
+        else
+            high = mid - 1;
     }
     uint64_t used = try_kept(pl, low), left = used < budget ? budget - used : 0;
     uint32_t s = 0;
@@ -207,7 +227,8 @@ static uint64_t fill_pages(const planner *pl, uint64_t budget) {
         gave = false;
         s = 0;
         for (uint32_t l = 0; l < in->n_layers; l++) {
-            uint32_t p = in->layers[l].page_tokens, most = div_up(out->n_local, p) + div_up(out->n_candidates - out->n_local, p);
+            uint32_t p = in->layers[l].page_tokens,
+                     most = div_up(out->n_local, p) + div_up(out->n_candidates - out->n_local, p);
             for (uint32_t h = 0; h < in->layers[l].n_streams; h++, s++) {
                 if (!left || out->pages[s] >= most) continue;
                 out->pages[s]++;
@@ -230,10 +251,13 @@ static uint64_t fill_global(const planner *pl, uint64_t budget) {
     double mean = (double)budget * tokens / ((double)pl->n_streams * pl->n_streams);
     uint32_t k = mean >= out->n_candidates ? out->n_candidates : (uint32_t)mean;
     out->n_local = min_u32(k, local_in_pages(pl, k));
-    if (pl->page_tokens) out->n_local = out->n_local == out->n_candidates ? out->n_local : out->n_local / pl->page_tokens * pl->page_tokens;
+    if (pl->page_tokens)
+        out->n_local =
+            out->n_local == out->n_candidates ? out->n_local : out->n_local / pl->page_tokens * pl->page_tokens;
     for (uint32_t l = 0; l < in->n_layers; l++) {
         uint32_t p = in->layers[l].page_tokens;
-        most += (uint64_t)in->layers[l].n_streams * (div_up(out->n_local, p) + div_up(out->n_candidates - out->n_local, p));
+        most +=
+            (uint64_t)in->layers[l].n_streams * (div_up(out->n_local, p) + div_up(out->n_candidates - out->n_local, p));
         out->tokens[l] = k;
     }
     out->mean_tokens = max_u32(k, 1);
@@ -246,16 +270,23 @@ static void note_share(const planner *pl, double target, uint64_t fixed, uint64_
     kv_plan *out = pl->out;
     out->share_met = (double)total <= target * SHARE_SLACK;
     if (out->share_met) return;
-    const char *what = (double)pl->in->bytes_before > target ? "pages of earlier syncs" : (double)fixed > target ? "sinks, recent tokens and q2" : "one page a stream";
+    const char *what = (double)pl->in->bytes_before > target ? "pages of earlier syncs"
+                       : (double)fixed > target              ? "sinks, recent tokens and q2"
+                                                             : "one page a stream";
     (void)snprintf(out->share_note, sizeof out->share_note, "%s alone take %.4g MiB of the %.4g MiB asked for", what,
-                   (double)((double)pl->in->bytes_before > target ? pl->in->bytes_before : (double)fixed > target ? fixed : total) / 1048576, target / 1048576);
+                   (double)((double)pl->in->bytes_before > target ? pl->in->bytes_before
+                            : (double)fixed > target              ? fixed
+                                                                  : total) /
+                       1048576,
+                   target / 1048576);
 }
 
 static void plan_share(const planner *pl) {
     const kv_plan_input *in = pl->in;
     kv_plan *out = pl->out;
     double target = 0;
-    for (uint32_t l = 0; l < in->n_layers; l++) target += (double)in->layers[l].f16_bytes_token * in->layers[l].n_streams;
+    for (uint32_t l = 0; l < in->n_layers; l++)
+        target += (double)in->layers[l].f16_bytes_token * in->layers[l].n_streams;
     target *= in->policy->budget * in->n_seen;
     uint64_t fixed = other_bytes(pl, false), all = bytes_of_all(pl);
     if (!out->n_candidates) {
@@ -269,7 +300,8 @@ static void plan_share(const planner *pl) {
         return;
     }
     uint64_t budget = target > (double)fixed ? (uint64_t)((target - (double)fixed) / (double)page_cost(pl)) : 0;
-    bool bare = !in->first || (!out->n_sink && !out->n_recent); /* later syncs, and streams with nothing else: a page each */
+    bool bare =
+        !in->first || (!out->n_sink && !out->n_recent); /* later syncs, and streams with nothing else: a page each */
     if (bare && budget < pl->n_streams) budget = pl->n_streams;
     out->evict = out->by_pages = true;
     uint64_t used = pl->alloc->global ? fill_global(pl, budget) : fill_pages(pl, budget);
@@ -287,9 +319,12 @@ kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) {
         KV_FAIL(err, MEMORY, "no memory for the plan of %u streams", pl.n_streams);
     }
     split(&pl);
-    if (in->policy->budget_kind == KV_BUDGET_SHARE) plan_share(&pl);
-    else if (!kv_policy_evicts(in->policy) || !out->n_candidates) keep_all(&pl);
-    else plan_counts(&pl);
+    if (in->policy->budget_kind == KV_BUDGET_SHARE)
+        plan_share(&pl);
+    else if (!kv_policy_evicts(in->policy) || !out->n_candidates)
+        keep_all(&pl);
+    else
+        plan_counts(&pl);
     return KVIST_OK;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Reads the policy contract (docs/policies.md). Owns keys, ranges and refusals.
- * Must not know: what a policy does. Invariants: the text is user input, of any bytes and length; every refusal names the key and the
- * text; what the contract names but is not built is refused by name; the result is pure data.
+ * Must not know: what a policy does. Invariants: the text is user input, of any bytes and length; every refusal names
+ * the key and the text; what the contract names but is not built is refused by name; the result is pure data.
  */
 #include "policy/policy.h"
 
@@ -19,9 +19,11 @@
 #define POOL_MAX 1023.0
 
 const char *const kv_policy_key_names[KV_KEYS] = {
-    [KV_KEY_SCORE] = "score",   [KV_KEY_WINDOW] = "window", [KV_KEY_POOL] = "pool",     [KV_KEY_STRIDE] = "stride", [KV_KEY_FORMAT] = "format",
-    [KV_KEY_SINK] = "sink",     [KV_KEY_RECENT] = "recent", [KV_KEY_ALLOC] = "alloc",   [KV_KEY_DELTA] = "delta",   [KV_KEY_FLOOR] = "floor",
-    [KV_KEY_KEEP] = "keep",     [KV_KEY_TOKENS] = "tokens", [KV_KEY_RATE] = "rate",     [KV_KEY_SHARE] = "share",   [KV_KEY_LOCAL] = "local",
+    [KV_KEY_SCORE] = "score",   [KV_KEY_WINDOW] = "window", [KV_KEY_POOL] = "pool",
+    [KV_KEY_STRIDE] = "stride", [KV_KEY_FORMAT] = "format", [KV_KEY_SINK] = "sink",
+    [KV_KEY_RECENT] = "recent", [KV_KEY_ALLOC] = "alloc",   [KV_KEY_DELTA] = "delta",
+    [KV_KEY_FLOOR] = "floor",   [KV_KEY_KEEP] = "keep",     [KV_KEY_TOKENS] = "tokens",
+    [KV_KEY_RATE] = "rate",     [KV_KEY_SHARE] = "share",   [KV_KEY_LOCAL] = "local",
     [KV_KEY_WHEN] = "when",     [KV_KEY_GUARD] = "guard",   [KV_KEY_GUARD_MAX] = "guard_max",
 };
 
@@ -31,7 +33,10 @@ static const char *const open_allocs[] = {"head", "mass"};
 static const char *const open_presets[] = {"pyramidkv", "adakv"};
 
 /* A piece of the text. */
-typedef struct slice { const char *at; size_t len; } slice;
+typedef struct slice {
+    const char *at;
+    size_t len;
+} slice;
 /* For "%.*s": long input is cut, the message has room for the reason. */
 #define SHOW(s) (int)((s).len < 60 ? (s).len : 60), (s).at
 
@@ -53,11 +58,15 @@ static bool next(slice *rest, char mark, slice *out) {
     return true;
 }
 
-static kv_status number(const char *key, slice text, double min, bool min_open, double max, bool whole, double *out, kv_error *err) {
-    if (!kv_number_parse(text.at, text.len, out)) KV_FAIL(err, POLICY, "policy key '%s': '%.*s' is not a number", key, SHOW(text));
-    if (whole && *out != floor(*out)) KV_FAIL(err, POLICY, "policy key '%s': '%.*s' is not a whole number", key, SHOW(text));
+static kv_status number(const char *key, slice text, double min, bool min_open, double max, bool whole, double *out,
+                        kv_error *err) {
+    if (!kv_number_parse(text.at, text.len, out))
+        KV_FAIL(err, POLICY, "policy key '%s': '%.*s' is not a number", key, SHOW(text));
+    if (whole && *out != floor(*out))
+        KV_FAIL(err, POLICY, "policy key '%s': '%.*s' is not a whole number", key, SHOW(text));
     if (*out < min || (min_open && *out == min) || *out > max)
-        KV_FAIL(err, POLICY, "policy key '%s': '%.*s' is not %s %g and at most %g", key, SHOW(text), min_open ? "above" : "at least", min, max);
+        KV_FAIL(err, POLICY, "policy key '%s': '%.*s' is not %s %g and at most %g", key, SHOW(text),
+                min_open ? "above" : "at least", min, max);
     return KVIST_OK;
 }
 
@@ -70,8 +79,11 @@ static kv_status count(const char *key, slice text, double min, double max, uint
 
 static kv_status set_score(slice v, kv_layer_policy *p, kv_error *err) {
     const kv_score_method *m = kv_score_find(v.at, v.len);
-    if (!m && IS_ONE_OF(v, open_scores)) KV_FAIL(err, POLICY, "policy key 'score': '%.*s' is not built yet (built: attn, vote, vote2, position)", SHOW(v));
-    if (!m) KV_FAIL(err, POLICY, "policy key 'score': '%.*s' is not known (built: attn, vote, vote2, position)", SHOW(v));
+    if (!m && IS_ONE_OF(v, open_scores))
+        KV_FAIL(err, POLICY, "policy key 'score': '%.*s' is not built yet (built: attn, vote, vote2, position)",
+                SHOW(v));
+    if (!m)
+        KV_FAIL(err, POLICY, "policy key 'score': '%.*s' is not known (built: attn, vote, vote2, position)", SHOW(v));
     kv_policy_set_score(p, m->id);
     return KVIST_OK;
 }
@@ -86,14 +98,19 @@ static kv_status set_format(slice v, kv_layer_policy *p, kv_error *err) {
 static kv_status set_layer_key(uint32_t key, slice v, kv_layer_policy *p, kv_error *err) {
     const char *name = kv_policy_key_names[key];
     switch (key) {
-    case KV_KEY_SCORE: return set_score(v, p, err);
-    case KV_KEY_WINDOW: return count(name, v, 1, TOKENS_MAX, &p->window, err);
+    case KV_KEY_SCORE:
+        return set_score(v, p, err);
+    case KV_KEY_WINDOW:
+        return count(name, v, 1, TOKENS_MAX, &p->window, err);
     case KV_KEY_POOL:
         KV_TRY(count(name, v, 1, POOL_MAX, &p->pool, err));
-        if (p->pool % 2 == 0) KV_FAIL(err, POLICY, "policy key 'pool': '%.*s' is even; a pooling width has a middle", SHOW(v));
+        if (p->pool % 2 == 0)
+            KV_FAIL(err, POLICY, "policy key 'pool': '%.*s' is even; a pooling width has a middle", SHOW(v));
         return KVIST_OK;
-    case KV_KEY_STRIDE: return count(name, v, 1, TOKENS_MAX, &p->stride, err);
-    default: return set_format(v, p, err);
+    case KV_KEY_STRIDE:
+        return count(name, v, 1, TOKENS_MAX, &p->stride, err);
+    default:
+        return set_format(v, p, err);
     }
 }
 
@@ -102,22 +119,27 @@ static kv_status set_budget(uint32_t key, slice v, kv_policy *p, kv_error *err) 
     static const uint8_t kinds[] = {KV_BUDGET_KEEP, KV_BUDGET_TOKENS, KV_BUDGET_RATE, KV_BUDGET_SHARE};
     p->budget_kind = kinds[key - KV_KEY_KEEP];
     switch (key) {
-    case KV_KEY_TOKENS: return number(name, v, 1, false, TOKENS_MAX, true, &p->budget, err);
-    case KV_KEY_RATE: return number(name, v, 1, false, TOKENS_MAX, false, &p->budget, err);
-    default: return number(name, v, 0, true, 1, false, &p->budget, err);
+    case KV_KEY_TOKENS:
+        return number(name, v, 1, false, TOKENS_MAX, true, &p->budget, err);
+    case KV_KEY_RATE:
+        return number(name, v, 1, false, TOKENS_MAX, false, &p->budget, err);
+    default:
+        return number(name, v, 0, true, 1, false, &p->budget, err);
     }
 }
 
 static kv_status set_alloc(slice v, kv_policy *p, kv_error *err) {
     const kv_alloc_method *m = kv_alloc_find(v.at, v.len);
-    if (!m && IS_ONE_OF(v, open_allocs)) KV_FAIL(err, POLICY, "policy key 'alloc': '%.*s' is not built yet (built: uniform, pyramid, global)", SHOW(v));
+    if (!m && IS_ONE_OF(v, open_allocs))
+        KV_FAIL(err, POLICY, "policy key 'alloc': '%.*s' is not built yet (built: uniform, pyramid, global)", SHOW(v));
     if (!m) KV_FAIL(err, POLICY, "policy key 'alloc': '%.*s' is not known (built: uniform, pyramid, global)", SHOW(v));
     p->alloc = m->id;
     return KVIST_OK;
 }
 
 static kv_status set_when(slice v, kv_policy *p, kv_error *err) {
-    if (is(v, "always") || is(v, "pressure")) KV_FAIL(err, POLICY, "policy key 'when': '%.*s' is not built yet (built: prefill)", SHOW(v));
+    if (is(v, "always") || is(v, "pressure"))
+        KV_FAIL(err, POLICY, "policy key 'when': '%.*s' is not built yet (built: prefill)", SHOW(v));
     if (!is(v, "prefill")) KV_FAIL(err, POLICY, "policy key 'when': '%.*s' is not known (built: prefill)", SHOW(v));
     p->when = 0;
     return KVIST_OK;
@@ -127,24 +149,33 @@ static kv_status set_key(uint32_t key, slice v, kv_policy *p, kv_error *err) {
     const char *name = kv_policy_key_names[key];
     if (key < KV_KEYS_LAYER) return set_layer_key(key, v, &p->base, err);
     switch (key) {
-    case KV_KEY_SINK: return count(name, v, 0, TOKENS_MAX, &p->base.sink, err);
-    case KV_KEY_RECENT: return count(name, v, 0, TOKENS_MAX, &p->base.recent, err);
-    case KV_KEY_ALLOC: return set_alloc(v, p, err);
-    case KV_KEY_DELTA: return number(name, v, 1, false, TOKENS_MAX, false, &p->delta, err);
-    case KV_KEY_FLOOR: return number(name, v, 0, false, 1, false, &p->floor, err);
+    case KV_KEY_SINK:
+        return count(name, v, 0, TOKENS_MAX, &p->base.sink, err);
+    case KV_KEY_RECENT:
+        return count(name, v, 0, TOKENS_MAX, &p->base.recent, err);
+    case KV_KEY_ALLOC:
+        return set_alloc(v, p, err);
+    case KV_KEY_DELTA:
+        return number(name, v, 1, false, TOKENS_MAX, false, &p->delta, err);
+    case KV_KEY_FLOOR:
+        return number(name, v, 0, false, 1, false, &p->floor, err);
     case KV_KEY_LOCAL:
         KV_TRY(number(name, v, 0, false, TOKENS_MAX, false, &p->local, err));
         if (p->local >= 1 && p->local != floor(p->local))
-            KV_FAIL(err, POLICY, "policy key 'local': '%.*s' is neither a fraction below 1 nor a whole number of tokens", SHOW(v));
+            KV_FAIL(err, POLICY,
+                    "policy key 'local': '%.*s' is neither a fraction below 1 nor a whole number of tokens", SHOW(v));
         p->local_of_kept = 0;
         return KVIST_OK;
-    case KV_KEY_WHEN: return set_when(v, p, err);
+    case KV_KEY_WHEN:
+        return set_when(v, p, err);
     case KV_KEY_GUARD:
         KV_TRY(number(name, v, 0, false, 1, false, &p->guard, err));
         if (p->guard > 0) KV_FAIL(err, POLICY, "policy key 'guard': '%.*s' is not built yet (built: 0, off)", SHOW(v));
         return KVIST_OK;
-    case KV_KEY_GUARD_MAX: return number(name, v, 1, false, 1000, false, &p->guard_max, err);
-    default: return set_budget(key, v, p, err);
+    case KV_KEY_GUARD_MAX:
+        return number(name, v, 1, false, 1000, false, &p->guard_max, err);
+    default:
+        return set_budget(key, v, p, err);
     }
 }
 
@@ -157,24 +188,28 @@ static kv_status read_key(slice item, uint32_t *seen, uint32_t *key, slice *valu
     uint32_t k = 0;
     while (k < KV_KEYS && !is(name, kv_policy_key_names[k])) k++;
     if (k == KV_KEYS)
-        KV_FAIL(err, POLICY, "policy key '%.*s' is not known (score window pool stride alloc delta floor keep tokens rate share format sink recent local when "
-                             "guard guard_max)", SHOW(name));
+        KV_FAIL(err, POLICY,
+                "policy key '%.*s' is not known (score window pool stride alloc delta floor keep tokens rate share "
+                "format sink recent local when "
+                "guard guard_max)",
+                SHOW(name));
     if (*seen & kv_key_bit(k)) KV_FAIL(err, POLICY, "policy key '%s' is given twice", kv_policy_key_names[k]);
     for (uint32_t b = KV_KEY_KEEP; b <= KV_KEY_SHARE && k >= KV_KEY_KEEP && k <= KV_KEY_SHARE; b++)
         if (*seen & kv_key_bit(b))
-            KV_FAIL(err, POLICY, "policy keys '%s' and '%s' are both budgets: give one of keep, tokens, rate, share", kv_policy_key_names[b], kv_policy_key_names[k]);
+            KV_FAIL(err, POLICY, "policy keys '%s' and '%s' are both budgets: give one of keep, tokens, rate, share",
+                    kv_policy_key_names[b], kv_policy_key_names[k]);
     *seen |= kv_key_bit(k);
     *key = k;
     return KVIST_OK;
 }
 
-/* Collects all key=value of a list. They are set in the order of enum kv_policy_key, not as written: `score` sets pool's default, a
- * budget scales `local`. */
+/* Collects all key=value of a list. They are set in the order of enum kv_policy_key, not as written: `score` sets
+ * pool's default, a budget scales `local`. */
 static kv_status read_items(slice list, uint32_t *seen, slice values[KV_KEYS], kv_error *err) {
-    slice item;
+    slice item = {0};
     while (next(&list, ',', &item)) {
         uint32_t key = 0;
-        slice v;
+        slice v = {0};
         KV_TRY(read_key(item, seen, &key, &v, err));
         if (!v.len) KV_FAIL(err, POLICY, "policy key '%s' has no value", kv_policy_key_names[key]);
         values[key] = v;
@@ -183,12 +218,13 @@ static kv_status read_items(slice list, uint32_t *seen, slice values[KV_KEYS], k
 }
 
 static kv_status read_layer_range(slice text, uint32_t *first, uint32_t *last, kv_error *err) {
-    slice rest = text, a, b = {NULL, 0};
+    slice rest = text, a = {0}, b = {0};
     (void)next(&rest, '-', &a);
     bool dash = rest.at != NULL;
     if (dash) b = rest;
     double x, y;
-    if (!kv_number_parse(a.at, a.len, &x) || x != floor(x) || x > 65535) KV_FAIL(err, POLICY, "policy layers '%.*s' are not A, A-B or A-", SHOW(text));
+    if (!kv_number_parse(a.at, a.len, &x) || x != floor(x) || x > 65535)
+        KV_FAIL(err, POLICY, "policy layers '%.*s' are not A, A-B or A-", SHOW(text));
     y = dash ? 65535 : x;
     if (dash && b.len && (!kv_number_parse(b.at, b.len, &y) || y != floor(y) || y > 65535))
         KV_FAIL(err, POLICY, "policy layers '%.*s' are not A, A-B or A-", SHOW(text));
@@ -204,10 +240,11 @@ static kv_status read_override(slice section, kv_policy *p, kv_error *err) {
     size_t n_lead = sizeof lead - 1;
     if (section.len < n_lead || memcmp(section.at, lead, n_lead))
         KV_FAIL(err, POLICY, "policy text '%.*s' after ';' does not begin with layers=A-B:", SHOW(section));
-    slice rest = {section.at + n_lead, section.len - n_lead}, range;
+    slice rest = {section.at + n_lead, section.len - n_lead}, range = {0};
     (void)next(&rest, ':', &range);
     if (!rest.at) KV_FAIL(err, POLICY, "policy layers '%.*s' have no ':' and keys", SHOW(section));
-    if (p->n_overrides == KV_POLICY_MAX_OVERRIDES) KV_FAIL(err, POLICY, "more than %u layers= parts", KV_POLICY_MAX_OVERRIDES);
+    if (p->n_overrides == KV_POLICY_MAX_OVERRIDES)
+        KV_FAIL(err, POLICY, "more than %u layers= parts", KV_POLICY_MAX_OVERRIDES);
     uint32_t seen = 0, i = p->n_overrides;
     slice values[KV_KEYS] = {{0}};
     KV_TRY(read_layer_range(range, &p->over[i].first, &p->over[i].last, err));
@@ -216,7 +253,9 @@ static kv_status read_override(slice section, kv_policy *p, kv_error *err) {
     for (uint32_t k = 0; k < KV_KEYS; k++) {
         if (!values[k].at) continue;
         if (k >= KV_KEYS_LAYER)
-            KV_FAIL(err, POLICY, "policy key '%s' is the same for all layers (by layer: score window pool stride format)", kv_policy_key_names[k]);
+            KV_FAIL(err, POLICY,
+                    "policy key '%s' is the same for all layers (by layer: score window pool stride format)",
+                    kv_policy_key_names[k]);
         KV_TRY(set_layer_key(k, values[k], &p->over[i].v, err));
     }
     if (seen & kv_key_bit(KV_KEY_SCORE)) seen |= kv_key_bit(KV_KEY_POOL);
@@ -227,25 +266,35 @@ static kv_status read_override(slice section, kv_policy *p, kv_error *err) {
 
 /* What only the whole tells. */
 static kv_status check(const kv_policy *p, const kv_preset *preset, uint32_t seen, kv_error *err) {
-    bool budget_given = seen & (kv_key_bit(KV_KEY_KEEP) | kv_key_bit(KV_KEY_TOKENS) | kv_key_bit(KV_KEY_RATE) | kv_key_bit(KV_KEY_SHARE));
+    bool budget_given = seen & (kv_key_bit(KV_KEY_KEEP) | kv_key_bit(KV_KEY_TOKENS) | kv_key_bit(KV_KEY_RATE) |
+                                kv_key_bit(KV_KEY_SHARE));
     if (budget_given && preset->policy.budget_kind == KV_BUDGET_ALL && !(seen & kv_key_bit(KV_KEY_SCORE)))
-        KV_FAIL(err, POLICY, "nothing is evicted by '%s': a budget needs to know what to keep; add score= (attn, vote, vote2, position) or take a preset that "
-                             "evicts (streaming, snapkv, h2o, minikv, kvcompress)", preset->name);
-    double kept = p->budget_kind == KV_BUDGET_KEEP ? p->budget : p->budget_kind == KV_BUDGET_RATE ? 1 / p->budget : p->budget_kind == KV_BUDGET_TOKENS ? p->budget : 0;
+        KV_FAIL(err, POLICY,
+                "nothing is evicted by '%s': a budget needs to know what to keep; add score= (attn, vote, vote2, "
+                "position) or take a preset that "
+                "evicts (streaming, snapkv, h2o, minikv, kvcompress)",
+                preset->name);
+    double kept = p->budget_kind == KV_BUDGET_KEEP     ? p->budget
+                  : p->budget_kind == KV_BUDGET_RATE   ? 1 / p->budget
+                  : p->budget_kind == KV_BUDGET_TOKENS ? p->budget
+                                                       : 0;
     if (kept > 0 && (p->budget_kind == KV_BUDGET_TOKENS) == (p->local >= 1) && p->local > kept)
-        KV_FAIL(err, POLICY, "policy key 'local': the %g newest never evicted are more than the budget of %g keeps", p->local, kept);
+        KV_FAIL(err, POLICY, "policy key 'local': the %g newest never evicted are more than the budget of %g keeps",
+                p->local, kept);
     return KVIST_OK;
 }
 
 kv_status kv_policy_parse(const char *text, kv_policy *out, kv_error *err) {
-    slice rest = {text ? text : "full", strlen(text ? text : "full")}, head, name, v = {0};
+    slice rest = {text ? text : "full", strlen(text ? text : "full")}, head = {0}, name = {0}, v = {0};
     *out = (kv_policy){0};
     kv_policy p;
     (void)next(&rest, ';', &head);
     (void)next(&head, ',', &name);
     const kv_preset *preset = kv_preset_find(name.at, name.len);
-    if (!preset && memchr(name.at, '=', name.len)) KV_FAIL(err, POLICY, "policy '%.*s' does not begin with a preset (%s)", SHOW(name), kv_policy_presets());
-    if (!preset && IS_ONE_OF(name, open_presets)) KV_FAIL(err, POLICY, "policy preset '%.*s' is not built yet (%s)", SHOW(name), kv_policy_presets());
+    if (!preset && memchr(name.at, '=', name.len))
+        KV_FAIL(err, POLICY, "policy '%.*s' does not begin with a preset (%s)", SHOW(name), kv_policy_presets());
+    if (!preset && IS_ONE_OF(name, open_presets))
+        KV_FAIL(err, POLICY, "policy preset '%.*s' is not built yet (%s)", SHOW(name), kv_policy_presets());
     if (!preset) KV_FAIL(err, POLICY, "policy preset '%.*s' is not known (%s)", SHOW(name), kv_policy_presets());
     kv_preset_policy(preset, &p);
     uint32_t seen = 0;

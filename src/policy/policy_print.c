@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writes policies and reads and writes the contract's numbers, without the locale. Owns the canonical text: the preset and every key
- * that differs from it. Invariant: kv_policy_parse(text of p) = p for every p that kv_policy_parse made.
+ * Writes policies and reads and writes the contract's numbers, without the locale. Owns the canonical text: the preset
+ * and every key that differs from it. Invariant: kv_policy_parse(text of p) = p for every p that kv_policy_parse made.
  */
 #include "policy/policy_keys.h"
 #include "policy/presets.h"
@@ -46,14 +46,19 @@ void kv_number_print(double x, char *buf, size_t cap) {
         if (digits >= 1e15) break;
         if (digits / unit != x) continue;
         uint64_t d = (uint64_t)digits, u = (uint64_t)unit;
-        if (after) (void)snprintf(buf, cap, "%llu.%0*llu", (unsigned long long)(d / u), after, (unsigned long long)(d % u));
-        else (void)snprintf(buf, cap, "%llu", (unsigned long long)d);
+        if (after)
+            (void)snprintf(buf, cap, "%llu.%0*llu", (unsigned long long)(d / u), after, (unsigned long long)(d % u));
+        else
+            (void)snprintf(buf, cap, "%llu", (unsigned long long)d);
         return;
     }
     (void)snprintf(buf, cap, "%.17g", x); /* never for a parsed number */
 }
 
-typedef struct writer { char *buf; size_t cap, len; } writer;
+typedef struct writer {
+    char *buf;
+    size_t cap, len;
+} writer;
 
 static void put(writer *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void put(writer *w, const char *fmt, ...) {
@@ -64,7 +69,9 @@ static void put(writer *w, const char *fmt, ...) {
     if (n > 0) w->len += (size_t)n;
 }
 
-static void put_key(writer *w, char mark, uint32_t key, const char *value) { put(w, "%c%s=%s", mark, kv_policy_key_names[key], value); }
+static void put_key(writer *w, char mark, uint32_t key, const char *value) {
+    put(w, "%c%s=%s", mark, kv_policy_key_names[key], value);
+}
 
 static void put_number(writer *w, char mark, uint32_t key, double x) {
     char text[40];
@@ -96,14 +103,19 @@ static void put_overrides(writer *w, const kv_policy *p) {
         const kv_layer_policy *v = &p->over[i].v;
         uint32_t set = p->over[i].set, first = p->over[i].first, last = p->over[i].last;
         put(w, ";layers=%u", first);
-        if (last == UINT32_MAX) put(w, "-");
-        else if (last != first) put(w, "-%u", last);
+        if (last == UINT32_MAX)
+            put(w, "-");
+        else if (last != first)
+            put(w, "-%u", last);
         char mark = ':';
         for (uint32_t k = 0; k < KV_KEYS_LAYER; k++) {
             if (!(set & kv_key_bit(k))) continue;
-            if (k == KV_KEY_SCORE) put_key(w, mark, k, kv_score_at(v->score)->name);
-            else if (k == KV_KEY_FORMAT) put_format(w, mark, v->format);
-            else put_number(w, mark, k, k == KV_KEY_WINDOW ? v->window : k == KV_KEY_POOL ? v->pool : v->stride);
+            if (k == KV_KEY_SCORE)
+                put_key(w, mark, k, kv_score_at(v->score)->name);
+            else if (k == KV_KEY_FORMAT)
+                put_format(w, mark, v->format);
+            else
+                put_number(w, mark, k, k == KV_KEY_WINDOW ? v->window : k == KV_KEY_POOL ? v->pool : v->stride);
             mark = ',';
         }
     }
@@ -124,10 +136,12 @@ void kv_policy_print(const kv_policy *p, char *buf, size_t cap) {
     if (p->alloc != own.alloc) put_key(&w, ',', KV_KEY_ALLOC, kv_alloc_at(p->alloc)->name);
     if (p->delta != own.delta) put_number(&w, ',', KV_KEY_DELTA, p->delta);
     if (p->floor != own.floor) put_number(&w, ',', KV_KEY_FLOOR, p->floor);
-    if (p->budget_kind != own.budget_kind || p->budget != own.budget) put_number(&w, ',', KV_KEY_KEEP + (uint32_t)p->budget_kind - KV_BUDGET_KEEP, p->budget);
+    if (p->budget_kind != own.budget_kind || p->budget != own.budget)
+        put_number(&w, ',', KV_KEY_KEEP + (uint32_t)p->budget_kind - KV_BUDGET_KEEP, p->budget);
     kv_policy scaled = *p;
     kv_policy_scale_local(&scaled);
-    if (p->local != scaled.local || p->local_of_kept != scaled.local_of_kept) put_number(&w, ',', KV_KEY_LOCAL, p->local);
+    if (p->local != scaled.local || p->local_of_kept != scaled.local_of_kept)
+        put_number(&w, ',', KV_KEY_LOCAL, p->local);
     if (p->guard_max != own.guard_max) put_number(&w, ',', KV_KEY_GUARD_MAX, p->guard_max);
     put_overrides(&w, p);
 }

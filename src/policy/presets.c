@@ -11,27 +11,42 @@
 #include <string.h>
 
 #define BOTH(f) ((uint8_t)((f) | ((f) << 4)))
-/* What all rows share. delta 7: MiniKV's pyramid. floor .5: heads emptied below it lose more than their pages bring elsewhere.
- * window 32: SnapKV's and KV-Compress's. */
+/* What all rows share. delta 7: MiniKV's pyramid. floor .5: heads emptied below it lose more than their pages bring
+ * elsewhere. window 32: SnapKV's and KV-Compress's. */
 #define COMMON .delta = 7, .floor = .5, .guard_max = 2
 #define LAYER .window = 32, .stride = 1
 
 const kv_preset kv_presets[] = {
-    {"full", "every token in f16; format= keeps every token in fewer bits",
+    {"full",
+     "every token in f16; format= keeps every token in fewer bits",
      {COMMON, .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_POSITION, .sink = 16, .recent = 64}}},
-    {"streaming", "StreamingLLM: sinks and the newest quarter",
-     {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .25, .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_POSITION, .sink = 4, .recent = 64}}},
-    {"kivi", "KIVI: every token in 2 bits, groups of 32",
+    {"streaming",
+     "StreamingLLM: sinks and the newest quarter",
+     {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .25,
+      .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_POSITION, .sink = 4, .recent = 64}}},
+    {"kivi",
+     "KIVI: every token in 2 bits, groups of 32",
      {COMMON, .base = {LAYER, .format = BOTH(KV_KIVI2), .score = KV_SCORE_POSITION, .sink = 0, .recent = 128}}},
-    {"snapkv", "SnapKV: 1,024 tokens a head by the last window's votes",
-     {COMMON, .budget_kind = KV_BUDGET_TOKENS, .budget = 1024, .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_VOTE, .sink = 0, .recent = 32}}},
-    {"h2o", "H2O: a tenth by attention sums and the newest tenth",
-     {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .2, .local = .1, .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_ATTN}}},
-    {"minikv", "MiniKV: half of the tokens in 2 bits, heavy hitters in a pyramid over layers",
+    {"snapkv",
+     "SnapKV: 1,024 tokens a head by the last window's votes",
+     {COMMON, .budget_kind = KV_BUDGET_TOKENS, .budget = 1024,
+      .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_VOTE, .sink = 0, .recent = 32}}},
+    {"h2o",
+     "H2O: a tenth by attention sums and the newest tenth",
+     {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .2, .local = .1,
+      .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_ATTN}}},
+    {"minikv",
+     "MiniKV: half of the tokens in 2 bits, heavy hitters in a pyramid over layers",
      {COMMON, .alloc = KV_ALLOC_PYRAMID, .budget_kind = KV_BUDGET_KEEP, .budget = .5, .local = .25,
       .base = {LAYER, .format = BOTH(KV_MINIKV2), .score = KV_SCORE_ATTN}}},
-    {"kvcompress", "KV-Compress: an eighth by squared votes, pages chosen over all heads and layers",
-     {.delta = 7, .floor = 0, .guard_max = 2, .alloc = KV_ALLOC_GLOBAL, .budget_kind = KV_BUDGET_RATE, .budget = 8,
+    {"kvcompress",
+     "KV-Compress: an eighth by squared votes, pages chosen over all heads and layers",
+     {.delta = 7,
+      .floor = 0,
+      .guard_max = 2,
+      .alloc = KV_ALLOC_GLOBAL,
+      .budget_kind = KV_BUDGET_RATE,
+      .budget = 8,
       .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_VOTE2, .sink = 0, .recent = 32}}},
 };
 const uint32_t kv_n_presets = sizeof kv_presets / sizeof *kv_presets;
@@ -64,11 +79,20 @@ void kv_policy_scale_local(kv_policy *p) {
     double ratio = own->local / own->budget; /* presets with `local` have keep= */
     p->local = 0;
     switch (p->budget_kind) {
-    case KV_BUDGET_KEEP: p->local = ratio * p->budget; break;
-    case KV_BUDGET_RATE: p->local = ratio / p->budget; break;
-    case KV_BUDGET_TOKENS: p->local = floor(ratio * p->budget); break;
-    case KV_BUDGET_SHARE: p->local_of_kept = ratio; break;
-    default: break;
+    case KV_BUDGET_KEEP:
+        p->local = ratio * p->budget;
+        break;
+    case KV_BUDGET_RATE:
+        p->local = ratio / p->budget;
+        break;
+    case KV_BUDGET_TOKENS:
+        p->local = floor(ratio * p->budget);
+        break;
+    case KV_BUDGET_SHARE:
+        p->local_of_kept = ratio;
+        break;
+    default:
+        break;
     }
 }
 

@@ -16,7 +16,7 @@ int kv_bpe_byte_of(uint32_t cp) {
     if ((cp >= 0x21 && cp <= 0x7e) || (cp >= 0xa1 && cp <= 0xac) || (cp >= 0xae && cp <= 0xff)) return (int)cp;
     if (cp < 0x100 || cp >= 0x144) return -1;
     uint32_t i = cp - 0x100;
-    if (i < 0x21) return (int)i;                     /* 0x00..0x20 */
+    if (i < 0x21) return (int)i;                        /* 0x00..0x20 */
     if (i < 0x21 + 0x22) return (int)(i - 0x21 + 0x7f); /* 0x7f..0xa0 */
     return 0xad;
 }
@@ -28,7 +28,8 @@ bool kv_bpe_decode(const char *text, size_t len, char *out, size_t *out_len) {
         int ok = kv_utf8_next(text + i, len - i, &step);
         int byte = -1;
         if (ok == 1 && step == 1) byte = kv_bpe_byte_of((uint8_t)text[i]);
-        if (ok == 1 && step == 2) byte = kv_bpe_byte_of(((uint32_t)text[i] & 0x1f) << 6 | ((uint32_t)text[i + 1] & 0x3f));
+        if (ok == 1 && step == 2)
+            byte = kv_bpe_byte_of(((uint32_t)text[i] & 0x1f) << 6 | ((uint32_t)text[i + 1] & 0x3f));
         if (byte >= 0) {
             out[n++] = (char)byte;
         } else {
@@ -47,7 +48,8 @@ static size_t merge_slot(const kv_merges *m, uint64_t key) {
     return at;
 }
 
-static uint32_t bpe_pair(const kv_tokenizer *t, const char *text, const kv_symbol *a, const kv_symbol *b, uint32_t *id) {
+static uint32_t bpe_pair(const kv_tokenizer *t, const char *text, const kv_symbol *a, const kv_symbol *b,
+                         uint32_t *id) {
     const struct kv_merge *m = &t->merges.m[merge_slot(&t->merges, (uint64_t)a->id << 32 | b->id)];
     if (m->key == UINT64_MAX) return UINT32_MAX;
     *id = m->symbol;
@@ -57,7 +59,8 @@ static uint32_t bpe_pair(const kv_tokenizer *t, const char *text, const kv_symbo
 static kv_status add_merge(kv_tokenizer *t, const char *text, uint32_t rank, char *raw, kv_error *err) {
     size_t len = strlen(text), n1, n2;
     const char *gap = len ? memchr(text + 1, ' ', len - 1) : NULL; /* from 1: a side is never empty */
-    if (!gap || gap + 1 == text + len) KV_FAIL(err, FORMAT, "tokenizer.ggml.merges[%u] is not two parts with a space between", rank);
+    if (!gap || gap + 1 == text + len)
+        KV_FAIL(err, FORMAT, "tokenizer.ggml.merges[%u] is not two parts with a space between", rank);
     uint32_t left, right, both;
     if (!kv_bpe_decode(text, (size_t)(gap - text), raw, &n1)) return KVIST_OK; /* can never occur in a text */
     if (!kv_bpe_decode(gap + 1, (size_t)(text + len - gap - 1), raw + n1, &n2)) return KVIST_OK;
@@ -66,7 +69,8 @@ static kv_status add_merge(kv_tokenizer *t, const char *text, uint32_t rank, cha
     KV_TRY(kv_vocab_intern(&t->v, raw, n1 + n2, &both, err));
     uint64_t key = (uint64_t)left << 32 | right;
     size_t at = merge_slot(&t->merges, key);
-    if (t->merges.m[at].key == UINT64_MAX) t->merges.m[at] = (struct kv_merge){key, rank, both}; /* the first rank wins */
+    if (t->merges.m[at].key == UINT64_MAX)
+        t->merges.m[at] = (struct kv_merge){key, rank, both}; /* the first rank wins */
     return KVIST_OK;
 }
 

@@ -14,36 +14,43 @@ enum bos { BOS_NEVER, BOS_FIRST, BOS_EACH_USER, BOS_AS_JINJA };
 /* A leading system message: its own turn; in front of the first or the last user text; none in this template. */
 enum system { SYS_OWN, SYS_FIRST_USER, SYS_LAST_USER, SYS_NONE };
 enum flags {
-    TRIM_USER = 1, TRIM_ASSISTANT = 2, TRIM_ALL = 3,
-    EOS_ASSISTANT = 4,    /* EOS after each assistant text */
-    EOS_ALL = 8,          /* ... after every text */
-    EOS_LAST = 16,        /* ... at the end when no answer is asked for and the template says eos_token */
-    ALTERNATE = 32,       /* user and assistant must take turns */
-    ANY_ROLE = 64,        /* other roles are written by their name between role_open and role_close */
-    TRIM_JOINED = 128,    /* the trimmed text is the one with the system text in front */
-    THINKING = 256,       /* Qwen3: reasoning of earlier turns is dropped */
+    TRIM_USER = 1,
+    TRIM_ASSISTANT = 2,
+    TRIM_ALL = 3,
+    EOS_ASSISTANT = 4, /* EOS after each assistant text */
+    EOS_ALL = 8,       /* ... after every text */
+    EOS_LAST = 16,     /* ... at the end when no answer is asked for and the template says eos_token */
+    ALTERNATE = 32,    /* user and assistant must take turns */
+    ANY_ROLE = 64,     /* other roles are written by their name between role_open and role_close */
+    TRIM_JOINED = 128, /* the trimmed text is the one with the system text in front */
+    THINKING = 256,    /* Qwen3: reasoning of earlier turns is dropped */
     SKIP_EMPTY_SYSTEM = 512
 };
 
 typedef struct family {
     const char *name;
-    const char *system_open, *system_close;        /* own turn, or around the system text inside the user's */
+    const char *system_open, *system_close; /* own turn, or around the system text inside the user's */
     const char *user_open, *user_close, *assistant_open, *assistant_close;
     const char *generation;
-    const char *default_system;                    /* NULL: none; a template's own replaces it */
-    const char *role_open, *role_close;            /* around the role's name, for ANY_ROLE and later system turns */
+    const char *default_system;         /* NULL: none; a template's own replaces it */
+    const char *role_open, *role_close; /* around the role's name, for ANY_ROLE and later system turns */
     int bos, system, flags;
 } family;
 
 #define IM(role) "<|im_start|>" role "\n"
 #define IM_END "<|im_end|>\n"
-#define CHATML(name, fallback, bos, flags)                                                                                \
-    {name, IM("system"), IM_END, IM("user"), IM_END, IM("assistant"), IM_END, IM("assistant"), fallback,             \
-     "<|im_start|>", "\n", bos, SYS_OWN, flags}
+#define CHATML(name, fallback, bos, flags)                                                                             \
+    {                                                                                                                  \
+        name, IM("system"), IM_END, IM("user"), IM_END, IM("assistant"), IM_END, IM("assistant"), fallback,            \
+            "<|im_start|>", "\n", bos, SYS_OWN, flags                                                                  \
+    }
 #define HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
-#define LLAMA3(name, after, fallback)                                                                                     \
-    {name, HEADER("system") after, "<|eot_id|>", HEADER("user"), "<|eot_id|>", HEADER("assistant"), "<|eot_id|>",    \
-     HEADER("assistant"), fallback, "<|start_header_id|>", "<|end_header_id|>\n\n", BOS_FIRST, SYS_OWN, TRIM_ALL | ANY_ROLE}
+#define LLAMA3(name, after, fallback)                                                                                  \
+    {                                                                                                                  \
+        name, HEADER("system") after, "<|eot_id|>", HEADER("user"), "<|eot_id|>", HEADER("assistant"), "<|eot_id|>",   \
+            HEADER("assistant"), fallback, "<|start_header_id|>", "<|end_header_id|>\n\n", BOS_FIRST, SYS_OWN,         \
+            TRIM_ALL | ANY_ROLE                                                                                        \
+    }
 #define TURN(role) "<start_of_turn>" role "\n"
 #define TURN_END "<end_of_turn>\n"
 
@@ -57,23 +64,24 @@ static const family families[] = {
     LLAMA3("llama3", "", NULL),
     /* 3.1 and later say the date; this one is the template's own where no clock is given to it. */
     LLAMA3("llama3.1", "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n", ""),
-    {"mistral", "", "", "[INST] ", " [/INST]", "", "", "", NULL, NULL, NULL, BOS_FIRST, SYS_NONE, EOS_ASSISTANT | ALTERNATE},
+    {"mistral", "", "", "[INST] ", " [/INST]", "", "", "", NULL, NULL, NULL, BOS_FIRST, SYS_NONE,
+     EOS_ASSISTANT | ALTERNATE},
     {"mistral-v1", "", "\n\n", " [INST] ", " [/INST]", " ", "", "", NULL, NULL, NULL, BOS_FIRST, SYS_FIRST_USER,
      EOS_ASSISTANT | ALTERNATE},
     {"mistral-v3", "", "\n\n", "[INST] ", "[/INST]", " ", "", "", NULL, NULL, NULL, BOS_FIRST, SYS_LAST_USER,
      TRIM_ASSISTANT | EOS_ASSISTANT | ALTERNATE},
     {"mistral-v3-tekken", "", "\n\n", "[INST]", "[/INST]", "", "", "", NULL, NULL, NULL, BOS_FIRST, SYS_LAST_USER,
      EOS_ASSISTANT | ALTERNATE},
-    {"mistral-v7", "[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]", "[INST] ", "[/INST]", " ", "", "", NULL, NULL, NULL, BOS_FIRST,
-     SYS_OWN, EOS_ASSISTANT},
+    {"mistral-v7", "[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]", "[INST] ", "[/INST]", " ", "", "", NULL, NULL, NULL,
+     BOS_FIRST, SYS_OWN, EOS_ASSISTANT},
     {"zephyr", "<|system|>\n", "\n", "<|user|>\n", "\n", "<|assistant|>\n", "\n", "<|assistant|>\n", NULL, NULL, NULL,
      BOS_NEVER, SYS_OWN, EOS_ALL},
-    {"gemma", "", "", TURN("user"), TURN_END, TURN("model"), TURN_END, TURN("model"), NULL, NULL, NULL, BOS_FIRST, SYS_NONE,
-     TRIM_ALL | ALTERNATE},
+    {"gemma", "", "", TURN("user"), TURN_END, TURN("model"), TURN_END, TURN("model"), NULL, NULL, NULL, BOS_FIRST,
+     SYS_NONE, TRIM_ALL | ALTERNATE},
     {"gemma3", "", "\n\n", TURN("user"), TURN_END, TURN("model"), TURN_END, TURN("model"), NULL, NULL, NULL, BOS_FIRST,
      SYS_FIRST_USER, TRIM_ALL | ALTERNATE},
-    {"phi3", "<|system|>\n", "<|end|>\n", "<|user|>\n", "<|end|>\n", "<|assistant|>\n", "<|end|>\n", "<|assistant|>\n", NULL,
-     NULL, NULL, BOS_AS_JINJA, SYS_OWN, EOS_LAST | SKIP_EMPTY_SYSTEM},
+    {"phi3", "<|system|>\n", "<|end|>\n", "<|user|>\n", "<|end|>\n", "<|assistant|>\n", "<|end|>\n", "<|assistant|>\n",
+     NULL, NULL, NULL, BOS_AS_JINJA, SYS_OWN, EOS_LAST | SKIP_EMPTY_SYSTEM},
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
@@ -85,7 +93,8 @@ static const family *find(const char *name) {
 
 bool kv_chat_known(const char *name) { return find(name) != NULL; }
 const char *kv_chat_families(void) {
-    return "chatml, smollm, qwen2, qwen3, llama2, llama3, llama3.1, mistral, mistral-v1, mistral-v3, mistral-v3-tekken, mistral-v7, "
+    return "chatml, smollm, qwen2, qwen3, llama2, llama3, llama3.1, mistral, mistral-v1, mistral-v3, "
+           "mistral-v3-tekken, mistral-v7, "
            "zephyr, gemma, gemma3, phi3";
 }
 
@@ -99,9 +108,12 @@ static bool own_system(const char *jinja, const char **text, size_t *len) {
     static const char open[] = "<|im_start|>system";
     for (const char *p = strstr(jinja, open); p; p = strstr(p, open)) {
         p += sizeof open - 1;
-        if (*p == '\n') p++;
-        else if (p[0] == '\\' && p[1] == 'n') p += 2;
-        else continue;
+        if (*p == '\n')
+            p++;
+        else if (p[0] == '\\' && p[1] == 'n')
+            p += 2;
+        else
+            continue;
         const char *end = strstr(p, "<|im_end|>");
         if (!end) return false;
         size_t n = (size_t)(end - p);
@@ -114,7 +126,8 @@ static bool own_system(const char *jinja, const char **text, size_t *len) {
 }
 
 static const char *detect_chatml(const char *j) {
-    if (has(j, "<|im_sep|>") || has(j, "<end_of_utterance>") || has(j, "You are a function calling AI model")) return NULL;
+    if (has(j, "<|im_sep|>") || has(j, "<end_of_utterance>") || has(j, "You are a function calling AI model"))
+        return NULL;
     if (has(j, "<think>") || has(j, "</think>")) {
         bool qwen3 = has(j, "last_query_index") && has(j, "enable_thinking is false") && !has(j, "macro ") &&
                      !has(j, "bos_token") && !has(j, "assistant\\n<think>\\n'");
@@ -141,7 +154,8 @@ const char *kv_chat_detect(const char *j) {
     if (has(j, "<|im_start|>")) return detect_chatml(j);
     if (has(j, "[INST]")) return detect_inst(j);
     if (has(j, "<|start_header_id|>")) {
-        if (!has(j, "| trim + '<|eot_id|>'") && !has(j, "|trim + '<|eot_id|>'")) return NULL; /* someone's own turn format */
+        if (!has(j, "| trim + '<|eot_id|>'") && !has(j, "|trim + '<|eot_id|>'"))
+            return NULL; /* someone's own turn format */
         return has(j, "Cutting Knowledge Date") ? "llama3.1" : "llama3";
     }
     if (has(j, "<start_of_turn>")) return has(j, "first_user_prefix") ? "gemma3" : "gemma";
@@ -152,7 +166,10 @@ const char *kv_chat_detect(const char *j) {
 
 /* ---- rendering */
 
-typedef struct writer { char *buf; size_t cap, len; } writer;
+typedef struct writer {
+    char *buf;
+    size_t cap, len;
+} writer;
 
 static void put_n(writer *w, const char *s, size_t n) {
     if (n && w->len < w->cap) memcpy(w->buf + w->len, s, n < w->cap - w->len ? n : w->cap - w->len);
@@ -172,20 +189,33 @@ static size_t space_at(const char *s, size_t n) {
     return space ? 3 : 0;
 }
 
-typedef struct span { const char *s; size_t n; } span;
+typedef struct span {
+    const char *s;
+    size_t n;
+} span;
 
 static span trim(span x, bool left, bool right) {
-    for (size_t k; left && (k = space_at(x.s, x.n)) != 0;) { x.s += k; x.n -= k; }
+    for (size_t k; left && (k = space_at(x.s, x.n)) != 0;) {
+        x.s += k;
+        x.n -= k;
+    }
     for (bool more = right; more;) {
         more = false;
         for (size_t k = 1; k <= 3 && k <= x.n; k++)
-            if (space_at(x.s + x.n - k, k) == k) { x.n -= k; more = true; break; }
+            if (space_at(x.s + x.n - k, k) == k) {
+                x.n -= k;
+                more = true;
+                break;
+            }
     }
     return x;
 }
 
 static span strip_newlines(span x, bool left, bool right) {
-    while (left && x.n && *x.s == '\n') { x.s++; x.n--; }
+    while (left && x.n && *x.s == '\n') {
+        x.s++;
+        x.n--;
+    }
     while (right && x.n && x.s[x.n - 1] == '\n') x.n--;
     return x;
 }
@@ -201,7 +231,8 @@ static const char *find_in(span x, const char *word, bool last) {
     return hit;
 }
 
-/* Qwen3's assistant turn: reasoning stays only after the last question, and there is an empty one for the last message. */
+/* Qwen3's assistant turn: reasoning stays only after the last question, and there is an empty one for the last message.
+ */
 static void put_thinking(writer *w, const char *content, bool after_question, bool last) {
     span x = {content, strlen(content)}, thought = {"", 0};
     const char *end = find_in(x, "</think>", true);
@@ -224,10 +255,11 @@ static void put_thinking(writer *w, const char *content, bool after_question, bo
 typedef struct conversation {
     const family *f;
     const char *jinja, *bos, *eos;
-    const kvist_message *m; size_t n;
-    size_t first;           /* first message after the leading system message */
-    const char *system;     /* text of that message, NULL: none */
-    size_t last_user;       /* index, n - 1 when there is none */
+    const kvist_message *m;
+    size_t n;
+    size_t first;       /* first message after the leading system message */
+    const char *system; /* text of that message, NULL: none */
+    size_t last_user;   /* index, n - 1 when there is none */
 } conversation;
 
 static void put_text(writer *w, const char *text, bool both, bool right_only) {
@@ -237,7 +269,8 @@ static void put_text(writer *w, const char *text, bool both, bool right_only) {
 
 static void put_user(writer *w, const conversation *c, size_t i) {
     const family *f = c->f;
-    bool with_system = c->system && ((f->system == SYS_FIRST_USER && i == c->first) || (f->system == SYS_LAST_USER && i + 1 == c->n));
+    bool with_system =
+        c->system && ((f->system == SYS_FIRST_USER && i == c->first) || (f->system == SYS_LAST_USER && i + 1 == c->n));
     if (f->bos == BOS_EACH_USER) put(w, c->bos);
     put(w, f->user_open);
     if (with_system) {
@@ -253,13 +286,16 @@ static void put_user(writer *w, const conversation *c, size_t i) {
 static void put_assistant(writer *w, const conversation *c, size_t i) {
     const family *f = c->f;
     put(w, f->assistant_open);
-    if (f->flags & THINKING) put_thinking(w, c->m[i].content, i > c->last_user, i + 1 == c->n);
-    else put_text(w, c->m[i].content, f->flags & TRIM_ASSISTANT, false);
+    if (f->flags & THINKING)
+        put_thinking(w, c->m[i].content, i > c->last_user, i + 1 == c->n);
+    else
+        put_text(w, c->m[i].content, f->flags & TRIM_ASSISTANT, false);
     if (f->flags & EOS_ALL) put(w, c->eos);
     put(w, f->assistant_close);
     if (f->flags & EOS_ASSISTANT) put(w, c->eos);
     /* Mistral 7B v0.1 alone has a space after EOS. */
-    if (f->flags & EOS_ASSISTANT && c->jinja && strcmp(f->name, "mistral") == 0 && has(c->jinja, "eos_token + ' '")) put(w, " ");
+    if (f->flags & EOS_ASSISTANT && c->jinja && strcmp(f->name, "mistral") == 0 && has(c->jinja, "eos_token + ' '"))
+        put(w, " ");
 }
 
 /* A system turn; open: what stands before the text. */
@@ -295,7 +331,8 @@ static kv_status put_other(writer *w, const conversation *c, size_t i, kv_error 
         return KVIST_OK;
     }
     if (!f->role_open || !(system || f->flags & ANY_ROLE))
-        KV_FAIL(err, UNSUPPORTED, "message %zu: the chat template '%s' has no place for role '%s' here", i, f->name, role);
+        KV_FAIL(err, UNSUPPORTED, "message %zu: the chat template '%s' has no place for role '%s' here", i, f->name,
+                role);
     put(w, f->role_open);
     put(w, role);
     put_system(w, c, f->role_close, text);
@@ -307,20 +344,33 @@ static kv_status put_messages(writer *w, const conversation *c, kv_error *err) {
     for (size_t i = c->first; i < c->n; i++) {
         bool user = strcmp(c->m[i].role, "user") == 0, assistant = strcmp(c->m[i].role, "assistant") == 0;
         if (f->flags & ALTERNATE && (user || assistant) && user != ((i - c->first) % 2 == 0))
-            KV_FAIL(err, ARG, "message %zu: the chat template '%s' wants user and assistant to take turns, beginning with the user", i, f->name);
-        if (user) put_user(w, c, i);
-        else if (assistant) put_assistant(w, c, i);
-        else KV_TRY(put_other(w, c, i, err));
+            KV_FAIL(
+                err, ARG,
+                "message %zu: the chat template '%s' wants user and assistant to take turns, beginning with the user",
+                i, f->name);
+        if (user)
+            put_user(w, c, i);
+        else if (assistant)
+            put_assistant(w, c, i);
+        else
+            KV_TRY(put_other(w, c, i, err));
     }
     return KVIST_OK;
 }
 
-kv_status kv_chat_format(const char *name, const char *jinja, const char *bos, const char *eos, const kvist_message *m, size_t n,
-                         bool add_generation_prompt, char *buf, size_t cap, size_t *len, kv_error *err) {
+kv_status kv_chat_format(const char *name, const char *jinja, const char *bos, const char *eos, const kvist_message *m,
+                         size_t n, bool add_generation_prompt, char *buf, size_t cap, size_t *len, kv_error *err) {
     *len = 0;
     const family *f = find(name);
-    if (!f) KV_FAIL(err, UNSUPPORTED, "unknown chat template '%s'; known: %s", name ? name : "(none)", kv_chat_families());
-    conversation c = {.f = f, .jinja = jinja, .bos = bos ? bos : "", .eos = eos ? eos : "", .m = m, .n = n, .last_user = n ? n - 1 : 0};
+    if (!f)
+        KV_FAIL(err, UNSUPPORTED, "unknown chat template '%s'; known: %s", name ? name : "(none)", kv_chat_families());
+    conversation c = {.f = f,
+                      .jinja = jinja,
+                      .bos = bos ? bos : "",
+                      .eos = eos ? eos : "",
+                      .m = m,
+                      .n = n,
+                      .last_user = n ? n - 1 : 0};
     for (size_t i = 0; i < n; i++) {
         if (!m[i].role || !m[i].content) KV_FAIL(err, ARG, "message %zu has no %s", i, m[i].role ? "content" : "role");
         if (strcmp(m[i].role, "user") == 0) c.last_user = i;
@@ -334,8 +384,10 @@ kv_status kv_chat_format(const char *name, const char *jinja, const char *bos, c
     if (f->bos == BOS_FIRST || (f->bos == BOS_AS_JINJA && jinja && has(jinja, "bos_token"))) put(&w, c.bos);
     put_leading_system(&w, &c);
     KV_TRY(put_messages(&w, &c, err));
-    if (add_generation_prompt) put(&w, f->generation);
-    else if (f->flags & EOS_LAST && (!jinja || has(jinja, "eos_token"))) put(&w, c.eos);
+    if (add_generation_prompt)
+        put(&w, f->generation);
+    else if (f->flags & EOS_LAST && (!jinja || has(jinja, "eos_token")))
+        put(&w, c.eos);
     if (w.len < cap) buf[w.len] = 0;
     *len = w.len;
     return KVIST_OK;

@@ -23,7 +23,8 @@ void kv_detok_init(kv_detok *d, const kv_tokenizer *t, bool special) {
 kv_status kv_detok_push(kv_detok *d, int32_t id, const char **out, size_t *len, kv_error *err) {
     *out = "";
     *len = 0;
-    if (id < 0 || (uint32_t)id >= d->t->n_tokens) KV_FAIL(err, ARG, "token %d is outside the vocabulary of %u", id, d->t->n_tokens);
+    if (id < 0 || (uint32_t)id >= d->t->n_tokens)
+        KV_FAIL(err, ARG, "token %d is outside the vocabulary of %u", id, d->t->n_tokens);
     if (d->cap < needed(d->t)) {
         char *buf = kv_realloc(d->buf, needed(d->t));
         if (!buf) KV_FAIL(err, MEMORY, "no memory for the detokenizer");
@@ -34,7 +35,10 @@ kv_status kv_detok_push(kv_detok *d, int32_t id, const char **out, size_t *len, 
     const char *s = kv_tokenizer_bytes(d->t, id, d->special, &n);
     if (n && !d->started) {
         d->started = true;
-        if (d->t->add_space_prefix && *s == ' ') { s++; n--; }
+        if (d->t->add_space_prefix && *s == ' ') {
+            s++;
+            n--;
+        }
     }
     /* The piece after what is pending, both at the end of buf: written text never overtakes them, since a replacement
      * (3 bytes) has its room in front: 2 bytes for each one read. */

@@ -27,8 +27,14 @@ kv_status kv_encoder_emit_byte(kv_encoder *e, uint8_t byte) {
     return KVIST_OK;
 }
 
-typedef struct piece { size_t start, len; int32_t id; } piece; /* id -1: text still to be tokenized */
-typedef struct pieces { piece *p; size_t n, cap; } pieces;
+typedef struct piece {
+    size_t start, len;
+    int32_t id;
+} piece; /* id -1: text still to be tokenized */
+typedef struct pieces {
+    piece *p;
+    size_t n, cap;
+} pieces;
 
 static kv_status add(kv_encoder *e, pieces *list, piece x) {
     if (list->n == list->cap) {
@@ -76,7 +82,8 @@ static kv_status cut(kv_encoder *e, const char *text, piece x, uint32_t id, piec
     return x.len ? add(e, to, x) : KVIST_OK;
 }
 
-static kv_status find_specials(kv_encoder *e, const char *text, size_t len, bool parse_special, pieces *list, pieces *spare) {
+static kv_status find_specials(kv_encoder *e, const char *text, size_t len, bool parse_special, pieces *list,
+                               pieces *spare) {
     KV_TRY(add(e, list, (piece){0, len, -1}));
     const kv_tokenizer *t = e->t;
     if (!t->n_special) return KVIST_OK;
@@ -107,8 +114,10 @@ static kv_status encode_pieces(kv_encoder *e, const char *text, const pieces *li
             after_special = true;
             continue;
         }
-        if (e->t->pre) KV_TRY(kv_bpe_encode(e, text + x->start, x->len));
-        else KV_TRY(kv_spm_encode(e, text + x->start, x->len, e->t->add_space_prefix && after_special));
+        if (e->t->pre)
+            KV_TRY(kv_bpe_encode(e, text + x->start, x->len));
+        else
+            KV_TRY(kv_spm_encode(e, text + x->start, x->len, e->t->add_space_prefix && after_special));
         after_special = false;
     }
     return KVIST_OK;

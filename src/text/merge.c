@@ -36,9 +36,17 @@ static size_t merge_short(const kv_tokenizer *t, const char *text, kv_symbol *s,
 }
 
 /* len: bytes of both sides when it was pushed; an entry whose neighbours have changed since no longer agrees. */
-typedef struct entry { uint64_t order; uint32_t id, len; } entry; /* order = key << 32 | left index */
-typedef struct links { uint32_t prev, next; } links;
-typedef struct heap { entry *e; size_t n; } heap;
+typedef struct entry {
+    uint64_t order;
+    uint32_t id, len;
+} entry; /* order = key << 32 | left index */
+typedef struct links {
+    uint32_t prev, next;
+} links;
+typedef struct heap {
+    entry *e;
+    size_t n;
+} heap;
 
 static void push(heap *h, entry x) {
     size_t i = h->n++;

@@ -2,7 +2,8 @@
 /*
  * Cutting text into words before byte-level BPE: one to four patterns applied one after another, each to the pieces
  * the one before left (matches and what lies between them). Must not know: vocabularies.
- * Classes are Unicode's White_Space, L and N. \s is written out: PCRE2's own also holds U+180E, which is no white space.
+ * Classes are Unicode's White_Space, L and N. \s is written out: PCRE2's own also holds U+180E, which is no white
+ * space.
  */
 #include <stdbool.h> /* before pcre2.h's own headers */
 
@@ -20,14 +21,14 @@
 #define SHORT_FORMS_ANY_CASE "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
 #define GPT2 SHORT_FORMS "| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" S "+(?![^" WS "])|" S "+"
 /* digits: how a run of numbers is cut */
-#define LLAMA3(digits)                                                                                                     \
-    SHORT_FORMS_ANY_CASE "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n]*|" S "*[\\r\\n]+|" S   \
-                         "+(?![^" WS "])|" S "+"
+#define LLAMA3(digits)                                                                                                 \
+    SHORT_FORMS_ANY_CASE "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n]*|" S              \
+                         "*[\\r\\n]+|" S "+(?![^" WS "])|" S "+"
 
 #define MAX_STAGES 4
 
 static const struct pattern {
-    const char *names;               /* as tokenizer.ggml.pre writes them, the first is ours; each ends with a space */
+    const char *names; /* as tokenizer.ggml.pre writes them, the first is ours; each ends with a space */
     const char *stage[MAX_STAGES];
     bool ignore_merges, add_bos;
 } patterns[] = {
@@ -47,8 +48,14 @@ struct kv_pre {
     pcre2_general_context *general;
 };
 
-static void *pcre_malloc(PCRE2_SIZE n, void *ctx) { (void)ctx; return kv_malloc(n); }
-static void pcre_free(void *p, void *ctx) { (void)ctx; kv_free(p); }
+static void *pcre_malloc(PCRE2_SIZE n, void *ctx) {
+    (void)ctx;
+    return kv_malloc(n);
+}
+static void pcre_free(void *p, void *ctx) {
+    (void)ctx;
+    kv_free(p);
+}
 
 static const struct pattern *find(const char *name) {
     size_t len = strlen(name);
@@ -64,7 +71,8 @@ kv_status kv_pre_create(const char *name, kv_pre **out, kv_error *err) {
     *out = NULL;
     const struct pattern *pattern = find(name);
     if (!pattern)
-        KV_FAIL(err, UNSUPPORTED, "pre-tokenizer '%s' is not supported (known: gpt-2, llama-bpe, qwen2, smollm, default)", name);
+        KV_FAIL(err, UNSUPPORTED,
+                "pre-tokenizer '%s' is not supported (known: gpt-2, llama-bpe, qwen2, smollm, default)", name);
     kv_pre *p = kv_calloc(1, sizeof *p);
     if (!p) KV_FAIL(err, MEMORY, "no memory for the pre-tokenizer");
     *out = p;
@@ -76,16 +84,18 @@ kv_status kv_pre_create(const char *name, kv_pre **out, kv_error *err) {
     for (; status == KVIST_OK && p->n < MAX_STAGES && pattern->stage[p->n]; p->n++) {
         int code;
         PCRE2_SIZE at;
-        p->code[p->n] = pcre2_compile((PCRE2_SPTR)pattern->stage[p->n], PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at,
-                                      compile);
+        p->code[p->n] = pcre2_compile((PCRE2_SPTR)pattern->stage[p->n], PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP,
+                                      &code, &at, compile);
         if (!p->code[p->n]) {
             status = code == PCRE2_ERROR_HEAP_FAILED
                          ? kv_fail(err, KVIST_E_MEMORY, "no memory for the pattern of pre-tokenizer '%s'", name)
-                         : kv_fail(err, KVIST_E_UNSUPPORTED, "pre-tokenizer '%s': this PCRE2 refuses its pattern at %zu (error %d)",
-                                   name, (size_t)at, code);
+                         : kv_fail(err, KVIST_E_UNSUPPORTED,
+                                   "pre-tokenizer '%s': this PCRE2 refuses its pattern at %zu (error %d)", name,
+                                   (size_t)at, code);
             break;
         }
-        (void)pcre2_jit_compile(p->code[p->n], PCRE2_JIT_COMPLETE); /* without JIT the interpreter gives the same words */
+        (void)pcre2_jit_compile(p->code[p->n],
+                                PCRE2_JIT_COMPLETE); /* without JIT the interpreter gives the same words */
     }
     if (compile) pcre2_compile_context_free(compile);
     if (status != KVIST_OK) kv_pre_free(out);

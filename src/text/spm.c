@@ -16,7 +16,8 @@ static uint32_t score_key(float score) {
     return u & 0x80000000u ? u : ~(u | 0x80000000u);
 }
 
-static uint32_t spm_pair(const kv_tokenizer *t, const char *text, const kv_symbol *a, const kv_symbol *b, uint32_t *id) {
+static uint32_t spm_pair(const kv_tokenizer *t, const char *text, const kv_symbol *a, const kv_symbol *b,
+                         uint32_t *id) {
     *id = kv_vocab_find(&t->v, text + a->start, (size_t)a->len + b->len);
     return *id == KV_NO_SYMBOL ? UINT32_MAX : score_key(t->v.tok[*id].score);
 }
@@ -45,10 +46,16 @@ kv_status kv_spm_encode(kv_encoder *e, const char *text, size_t len, bool prefix
     KV_TRY(kv_encoder_reserve(e, (void **)&e->buf, &e->cap_buf, 3 * (len + 1)));
     char *buf = e->buf;
     size_t n = 0;
-    if (prefix) { memcpy(buf, SPACE, 3); n = 3; }
+    if (prefix) {
+        memcpy(buf, SPACE, 3);
+        n = 3;
+    }
     for (size_t i = 0; i < len; i++) {
-        if (text[i] == ' ') { memcpy(buf + n, SPACE, 3); n += 3; }
-        else buf[n++] = text[i];
+        if (text[i] == ' ') {
+            memcpy(buf + n, SPACE, 3);
+            n += 3;
+        } else
+            buf[n++] = text[i];
     }
     if (!e->t->spm_words) return n ? encode_word(e, buf, n) : KVIST_OK;
     /* No token spans a space after another character, so each run of spaces with what follows is on its own. */

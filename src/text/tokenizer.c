@@ -27,15 +27,38 @@ typedef struct source {
     bool spm;
 } source;
 
-/* Texts that end a turn or a document in the models we read, and fill-in-the-middle marks. Vocabularies often carry them
- * as ordinary tokens although they are control tokens. */
-static const char *const end_texts[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]",
-    "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
-    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
-    "<\xef\xbd\x9c" "end" SPACE "of" SPACE "sentence\xef\xbd\x9c>"};
-static const char *const control_texts[] = {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>", "<|fim_suffix|>", "<fim-suffix>",
-                                            "<fim_suffix>", "<SUF>", "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>"};
+/* Texts that end a turn or a document in the models we read, and fill-in-the-middle marks. Vocabularies often carry
+ * them as ordinary tokens although they are control tokens. */
+static const char *const end_texts[] = {"<|eot_id|>",
+                                        "<|im_end|>",
+                                        "<|end|>",
+                                        "<end_of_turn>",
+                                        "<|endoftext|>",
+                                        "</s>",
+                                        "<|eom_id|>",
+                                        "<EOT>",
+                                        "_<EOT>",
+                                        "[EOT]",
+                                        "[EOS]",
+                                        "<|end_of_text|>",
+                                        "<end_of_utterance>",
+                                        "<eos>",
+                                        "<|fim_pad|>",
+                                        "<fim-pad>",
+                                        "<fim_pad>",
+                                        "<PAD>",
+                                        "[PAD]",
+                                        "<|fim_repo|>",
+                                        "<|repo_name|>",
+                                        "<fim-repo>",
+                                        "<REPO>",
+                                        "<reponame>",
+                                        "<|file_sep|>",
+                                        "<\xef\xbd\x9c"
+                                        "end" SPACE "of" SPACE "sentence\xef\xbd\x9c>"};
+static const char *const control_texts[] = {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>",
+                                            "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<SUF>",
+                                            "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>"};
 
 static bool listed(const char *const *list, size_t n, const char *s, size_t len) {
     for (size_t i = 0; i < n; i++)
@@ -46,16 +69,27 @@ static bool listed(const char *const *list, size_t n, const char *s, size_t len)
 static uint32_t attr_of(const source *src, size_t i) {
     if (!src->types) return KV_TOK_NORMAL;
     switch (src->types[i]) {
-    case KV_TOKTYPE_NORMAL: return KV_TOK_NORMAL;
-    case KV_TOKTYPE_UNKNOWN: return KV_TOK_UNKNOWN;
-    case KV_TOKTYPE_CONTROL: return KV_TOK_CONTROL;
-    case KV_TOKTYPE_USER: return KV_TOK_USER;
-    case KV_TOKTYPE_BYTE: return KV_TOK_BYTE;
-    default: return KV_TOK_UNUSED;
+    case KV_TOKTYPE_NORMAL:
+        return KV_TOK_NORMAL;
+    case KV_TOKTYPE_UNKNOWN:
+        return KV_TOK_UNKNOWN;
+    case KV_TOKTYPE_CONTROL:
+        return KV_TOK_CONTROL;
+    case KV_TOKTYPE_USER:
+        return KV_TOK_USER;
+    case KV_TOKTYPE_BYTE:
+        return KV_TOK_BYTE;
+    default:
+        return KV_TOK_UNUSED;
     }
 }
 
-static int hex_digit(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; }
+static int hex_digit(char c) {
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
+}
 
 /* Value of "<0xNN>", -1 otherwise. */
 static int byte_text(const char *s, size_t len) {
@@ -67,14 +101,18 @@ static int byte_text(const char *s, size_t len) {
 static size_t unescape(const char *s, size_t len, char *out) {
     size_t n = 0;
     for (size_t i = 0; i < len;) {
-        if (len - i >= 3 && memcmp(s + i, SPACE, 3) == 0) { out[n++] = ' '; i += 3; }
-        else out[n++] = s[i++];
+        if (len - i >= 3 && memcmp(s + i, SPACE, 3) == 0) {
+            out[n++] = ' ';
+            i += 3;
+        } else
+            out[n++] = s[i++];
     }
     return n;
 }
 
 /* Fills one token: text as merging sees it, piece as it is written out. scratch holds len bytes. */
-static kv_status add_token(kv_tokenizer *t, const source *src, size_t i, const char *s, size_t len, char *scratch, kv_error *err) {
+static kv_status add_token(kv_tokenizer *t, const source *src, size_t i, const char *s, size_t len, char *scratch,
+                           kv_error *err) {
     kv_token *k = &t->v.tok[i];
     *k = (kv_token){.attr = attr_of(src, i), .score = src->scores ? src->scores[i] + 0.0f : 0.0f};
     if (isnan(k->score)) k->score = -FLT_MAX;
@@ -185,7 +223,8 @@ static kv_status index_specials(kv_tokenizer *t, kv_error *err) {
     return KVIST_OK;
 }
 
-static kv_status build(kv_tokenizer *t, const source *src, const char *pre, const char *const *merges, size_t n_merges, kv_error *err) {
+static kv_status build(kv_tokenizer *t, const source *src, const char *pre, const char *const *merges, size_t n_merges,
+                       kv_error *err) {
     if (!src->spm) KV_TRY(kv_pre_create(pre, &t->pre, err));
     KV_TRY(add_tokens(t, src, err));
     if (!src->spm) KV_TRY(kv_bpe_load_merges(t, merges, n_merges, err));
@@ -209,12 +248,16 @@ kv_status kv_tokenizer_create_bpe(const char *pre, const char *const *tokens, co
 }
 
 /* An id from the metadata; fallback when the key is absent. Ids outside the vocabulary are refused. */
-static kv_status token_id(const kv_gguf *g, const char *key, uint32_t n_tokens, int32_t fallback, int32_t *out, kv_error *err) {
+static kv_status token_id(const kv_gguf *g, const char *key, uint32_t n_tokens, int32_t fallback, int32_t *out,
+                          kv_error *err) {
     *out = fallback >= 0 && (uint32_t)fallback < n_tokens ? fallback : -1;
     if (!kv_gguf_has(g, key)) return KVIST_OK;
     uint32_t id;
     KV_TRY(kv_gguf_u32(g, key, &id, err));
-    if (id == UINT32_MAX) { *out = -1; return KVIST_OK; } /* -1 written unsigned: none */
+    if (id == UINT32_MAX) {
+        *out = -1;
+        return KVIST_OK;
+    } /* -1 written unsigned: none */
     if (id >= n_tokens) KV_FAIL(err, FORMAT, "%s: %u is outside the vocabulary of %u tokens", key, id, n_tokens);
     *out = (int32_t)id;
     return KVIST_OK;
@@ -316,7 +359,9 @@ const char *kv_tokenizer_pre(const kv_tokenizer *t) { return t->pre ? kv_pre_nam
 int32_t kv_tokenizer_bos(const kv_tokenizer *t) { return t->bos; }
 int32_t kv_tokenizer_eos(const kv_tokenizer *t) { return t->eos; }
 
-static uint32_t attr(const kv_tokenizer *t, int32_t id) { return id >= 0 && (uint32_t)id < t->n_tokens ? t->v.tok[id].attr : 0; }
+static uint32_t attr(const kv_tokenizer *t, int32_t id) {
+    return id >= 0 && (uint32_t)id < t->n_tokens ? t->v.tok[id].attr : 0;
+}
 bool kv_tokenizer_is_end(const kv_tokenizer *t, int32_t id) { return attr(t, id) & KV_TOK_END; }
 bool kv_tokenizer_is_special(const kv_tokenizer *t, int32_t id) { return attr(t, id) & KV_TOK_HIDDEN; }
 

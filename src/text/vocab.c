@@ -56,7 +56,8 @@ void kv_vocab_free(kv_vocab *v) {
 }
 
 kv_status kv_vocab_append(kv_vocab *v, const char *s, size_t len, uint32_t *off, kv_error *err) {
-    if (len > UINT32_MAX - 1 || v->n_bytes > UINT32_MAX - 1 - len) KV_FAIL(err, FORMAT, "tokenizer: token texts exceed 4 GiB");
+    if (len > UINT32_MAX - 1 || v->n_bytes > UINT32_MAX - 1 - len)
+        KV_FAIL(err, FORMAT, "tokenizer: token texts exceed 4 GiB");
     KV_TRY(grow((void **)&v->bytes, &v->cap_bytes, v->n_bytes + len, 1, err));
     if (len) memcpy(v->bytes + v->n_bytes, s, len);
     *off = (uint32_t)v->n_bytes;

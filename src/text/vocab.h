@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the files of src/text share: the vocabulary (texts, attributes, text -> id), the tokenizer object and the scratch
- * of one encode call. Must not know: chat templates.
+ * What the files of src/text share: the vocabulary (texts, attributes, text -> id), the tokenizer object and the
+ * scratch of one encode call. Must not know: chat templates.
  *
  * A symbol is what merging works on: ids below n_tokens are tokens; above them lie texts that occur only inside merges
  * and are written out as bytes in the end. Texts of byte-level BPE are stored as raw bytes (GPT-2's printable alphabet
@@ -13,13 +13,26 @@
 #include "text/tokenizer.h"
 
 enum {
-    KV_TOK_NORMAL = 1, KV_TOK_UNKNOWN = 2, KV_TOK_CONTROL = 4, KV_TOK_USER = 8, KV_TOK_UNUSED = 16, KV_TOK_BYTE = 32,
-    KV_TOK_RSTRIP = 64, KV_TOK_END = 128,
+    KV_TOK_NORMAL = 1,
+    KV_TOK_UNKNOWN = 2,
+    KV_TOK_CONTROL = 4,
+    KV_TOK_USER = 8,
+    KV_TOK_UNUSED = 16,
+    KV_TOK_BYTE = 32,
+    KV_TOK_RSTRIP = 64,
+    KV_TOK_END = 128,
     KV_TOK_HIDDEN = KV_TOK_UNKNOWN | KV_TOK_CONTROL, /* no text unless special tokens are asked for */
     KV_TOK_SPECIAL = KV_TOK_HIDDEN | KV_TOK_USER     /* found in the raw text before anything else */
 };
 /* GGUF's token types. */
-enum { KV_TOKTYPE_NORMAL = 1, KV_TOKTYPE_UNKNOWN = 2, KV_TOKTYPE_CONTROL = 3, KV_TOKTYPE_USER = 4, KV_TOKTYPE_UNUSED = 5, KV_TOKTYPE_BYTE = 6 };
+enum {
+    KV_TOKTYPE_NORMAL = 1,
+    KV_TOKTYPE_UNKNOWN = 2,
+    KV_TOKTYPE_CONTROL = 3,
+    KV_TOKTYPE_USER = 4,
+    KV_TOKTYPE_UNUSED = 5,
+    KV_TOKTYPE_BYTE = 6
+};
 
 #define KV_NO_SYMBOL UINT32_MAX
 
@@ -31,9 +44,14 @@ typedef struct kv_token {
 } kv_token;
 
 typedef struct kv_vocab {
-    char *bytes; size_t n_bytes, cap_bytes;
-    kv_token *tok; size_t n_tok, cap_tok;     /* n_tok counts symbols too */
-    struct kv_slot { uint32_t tag, id; } *slot; size_t n_slot, used; /* open addressing, id KV_NO_SYMBOL = free */
+    char *bytes;
+    size_t n_bytes, cap_bytes;
+    kv_token *tok;
+    size_t n_tok, cap_tok; /* n_tok counts symbols too */
+    struct kv_slot {
+        uint32_t tag, id;
+    } * slot;
+    size_t n_slot, used; /* open addressing, id KV_NO_SYMBOL = free */
 } kv_vocab;
 
 kv_status kv_vocab_init(kv_vocab *v, size_t n_tokens, size_t n_bytes, kv_error *err) KV_WARN_UNUSED;
@@ -47,7 +65,13 @@ uint32_t kv_vocab_find(const kv_vocab *v, const char *s, size_t len); /* KV_NO_S
 kv_status kv_vocab_intern(kv_vocab *v, const char *s, size_t len, uint32_t *id, kv_error *err) KV_WARN_UNUSED;
 
 /* (left, right) symbols -> merged symbol and its rank; open addressing, key UINT64_MAX = free. */
-typedef struct kv_merges { struct kv_merge { uint64_t key; uint32_t rank, symbol; } *m; size_t n_slot; } kv_merges;
+typedef struct kv_merges {
+    struct kv_merge {
+        uint64_t key;
+        uint32_t rank, symbol;
+    } * m;
+    size_t n_slot;
+} kv_merges;
 
 typedef struct kv_pre kv_pre;
 /* KVIST_E_UNSUPPORTED names an unknown pattern. */
@@ -60,29 +84,36 @@ bool kv_pre_add_bos(const kv_pre *p);       /* when the metadata says nothing */
 struct kv_tokenizer {
     kv_vocab v;
     uint32_t n_tokens;
-    kv_pre *pre;                 /* NULL: SPM */
+    kv_pre *pre; /* NULL: SPM */
     kv_merges merges;
-    uint32_t byte_symbol[256];   /* BPE: the symbol of a byte (token or not) */
-    int32_t byte_id[256];        /* token that stands for a byte, -1: none */
+    uint32_t byte_symbol[256]; /* BPE: the symbol of a byte (token or not) */
+    int32_t byte_id[256];      /* token that stands for a byte, -1: none */
     int32_t bos, eos, unk;
     bool add_bos, add_eos, add_space_prefix;
-    bool spm_words;              /* no token has U+2581 after another character: words can be merged one by one */
-    uint32_t *special; size_t n_special; /* ids, longest text first */
-    uint32_t *by_byte;           /* positions in special[], grouped by first byte */
-    uint32_t first[257];         /* by_byte[first[b]..first[b+1]) start with byte b */
+    bool spm_words; /* no token has U+2581 after another character: words can be merged one by one */
+    uint32_t *special;
+    size_t n_special;    /* ids, longest text first */
+    uint32_t *by_byte;   /* positions in special[], grouped by first byte */
+    uint32_t first[257]; /* by_byte[first[b]..first[b+1]) start with byte b */
     size_t max_piece;
 };
 
-typedef struct kv_symbol { uint32_t id, start, len; } kv_symbol;
+typedef struct kv_symbol {
+    uint32_t id, start, len;
+} kv_symbol;
 
 /* Scratch and output of one encode call. */
 typedef struct kv_encoder {
     const kv_tokenizer *t;
-    int32_t *ids; size_t cap, n;
-    kv_symbol *sym; size_t cap_sym;
-    void *work; size_t cap_work;
-    char *buf; size_t cap_buf;
-    void *match;                 /* pcre2 match data */
+    int32_t *ids;
+    size_t cap, n;
+    kv_symbol *sym;
+    size_t cap_sym;
+    void *work;
+    size_t cap_work;
+    char *buf;
+    size_t cap_buf;
+    void *match; /* pcre2 match data */
     kv_error *err;
 } kv_encoder;
 
@@ -95,7 +126,8 @@ kv_status kv_encoder_emit_byte(kv_encoder *e, uint8_t byte) KV_WARN_UNUSED;
 kv_status kv_encoder_reserve(kv_encoder *e, void **p, size_t *cap, size_t size) KV_WARN_UNUSED;
 
 /* Order of joining two neighbours (lower first, equal: leftmost), UINT32_MAX: never; *id = the joined symbol. */
-typedef uint32_t (*kv_pair_fn)(const kv_tokenizer *t, const char *text, const kv_symbol *a, const kv_symbol *b, uint32_t *id);
+typedef uint32_t (*kv_pair_fn)(const kv_tokenizer *t, const char *text, const kv_symbol *a, const kv_symbol *b,
+                               uint32_t *id);
 /* Joins neighbours of e->sym[0..n) until none can be; *left symbols remain, in order. */
 kv_status kv_text_merge(kv_encoder *e, const char *text, size_t n, kv_pair_fn pair, size_t *left) KV_WARN_UNUSED;
 
@@ -122,13 +154,23 @@ static inline int kv_utf8_next(const char *s, size_t n, size_t *len) {
     if (p[0] < 0xc2 || p[0] > 0xf4) return -1;
     size_t need = p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
     uint8_t lo = 0x80, hi = 0xbf; /* range of the second byte */
-    if (p[0] == 0xe0) lo = 0xa0;
-    else if (p[0] == 0xed) hi = 0x9f;
-    else if (p[0] == 0xf0) lo = 0x90;
-    else if (p[0] == 0xf4) hi = 0x8f;
+    if (p[0] == 0xe0)
+        lo = 0xa0;
+    else if (p[0] == 0xed)
+        hi = 0x9f;
+    else if (p[0] == 0xf0)
+        lo = 0x90;
+    else if (p[0] == 0xf4)
+        hi = 0x8f;
     for (size_t i = 1; i < need; i++, lo = 0x80, hi = 0xbf) {
-        if (i == n) { *len = n; return 0; }
-        if (p[i] < lo || p[i] > hi) { *len = i; return -1; }
+        if (i == n) {
+            *len = n;
+            return 0;
+        }
+        if (p[i] < lo || p[i] > hi) {
+            *len = i;
+            return -1;
+        }
     }
     *len = need;
     return 1;

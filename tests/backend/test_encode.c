@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every level's page encoder gives the reference's bytes; sealing gives the same pages with any number of threads and no allocation. */
+/* Every level's page encoder gives the reference's bytes; sealing gives the same pages with any number of threads and
+ * no allocation. */
 #include "backend/cpu/encode.h"
 #include "base/alloc.h"
 #include "support/support.h"
 
 #include <sys/mman.h>
 
-static const uint32_t shapes[][2] = {{64, 64}, {72, 72}, {80, 80}, {128, 128}, {256, 256}, {64, 128}, {128, 64}, {17, 33}};
+static const uint32_t shapes[][2] = {{64, 64},   {72, 72},  {80, 80},  {128, 128},
+                                     {256, 256}, {64, 128}, {128, 64}, {17, 33}};
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 /* `size` bytes that end at an unreadable page. */
@@ -30,7 +32,9 @@ static void fill(uint16_t *x, size_t n, bool wild, uint64_t *seed) {
     }
 }
 
-static bool legal(int kf, int vf) { return kf == vf || (kv_formats[kf].kind == KV_KIND_LADDER && kv_formats[vf].kind == KV_KIND_LADDER); }
+static bool legal(int kf, int vf) {
+    return kf == vf || (kv_formats[kf].kind == KV_KIND_LADDER && kv_formats[vf].kind == KV_KIND_LADDER);
+}
 
 static void compare_levels(const kv_page_layout *l, uint32_t n, bool wild, uint64_t *seed) {
     size_t nk = 2ul * n * l->dk, nv = 2ul * n * l->dv, ns = (kv_encode_scratch(l) + 63) & ~(size_t)63;
@@ -48,7 +52,9 @@ static void compare_levels(const kv_page_layout *l, uint32_t n, bool wild, uint6
         memset(scratch, 0xff, ns);
         kv_encode_kernels_get(level)->encode(l, n, k, v, q2, got, &e[1], scratch);
         for (uint32_t i = 0; i < l->page_bytes; i++)
-            if (want[i] != got[i]) fail_msg("%s, %s/%s, d %u,%u, n %u: byte %u", kv_cpu_level_name(level), kv_formats[l->kf].name, kv_formats[l->vf].name, l->dk, l->dv, n, i);
+            if (want[i] != got[i])
+                fail_msg("%s, %s/%s, d %u,%u, n %u: byte %u", kv_cpu_level_name(level), kv_formats[l->kf].name,
+                         kv_formats[l->vf].name, l->dk, l->dv, n, i);
         assert_memory_equal(&e[0], &e[1], sizeof e[0]);
     }
     unguard(k, nk);
@@ -67,8 +73,10 @@ static void test_levels_agree(void **state) {
             for (int s = 0; s < (kf == vf ? N_SHAPES : 1) && legal(kf, vf); s++) {
                 kv_page_layout l;
                 kv_error err;
-                assert_int_equal(kv_page_layout_get(kv_format_pair((uint8_t)kf, (uint8_t)vf), shapes[s][0], shapes[s][1],
-                                                    kv_page_bytes_for(shapes[s][0], shapes[s][1]), &l, &err), 0);
+                assert_int_equal(kv_page_layout_get(kv_format_pair((uint8_t)kf, (uint8_t)vf), shapes[s][0],
+                                                    shapes[s][1], kv_page_bytes_for(shapes[s][0], shapes[s][1]), &l,
+                                                    &err),
+                                 0);
                 uint32_t P = l.tokens, counts[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, P - 1, P};
                 if (s == 0 && kf == vf)
                     for (uint32_t n = 1; n <= P; n++) compare_levels(&l, n, n % 3 == 0, &seed);
@@ -86,15 +94,21 @@ static void test_seal(void **state) {
     kv_page_layout layouts[5];
     kv_seal_job jobs[JOBS];
     static kv_page_entry entries[JOBS], want_entry;
-    uint8_t *pages = kv_malloc64(JOBS * 8192), *want = kv_malloc64(8192), *scratch = kv_malloc64(kv_encode_scratch_bound(8192, 128));
+    uint8_t *pages = kv_malloc64(JOBS * 8192), *want = kv_malloc64(8192),
+            *scratch = kv_malloc64(kv_encode_scratch_bound(8192, 128));
     uint16_t *values = test_malloc(2ul * 2 * 128 * 128);
     float q2[128];
     fill(values, 2ul * 128 * 128, false, &seed);
     for (int i = 0; i < 128; i++) q2[i] = 1 + (float)(i % 3);
-    for (int i = 0; i < 5; i++) assert_int_equal(kv_page_layout_get(kv_format_pair(formats[i], formats[i]), 128, 128, 8192, &layouts[i], NULL), 0);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(kv_page_layout_get(kv_format_pair(formats[i], formats[i]), 128, 128, 8192, &layouts[i], NULL),
+                         0);
     for (int i = 0; i < JOBS; i++) {
         const kv_page_layout *l = &layouts[i % 5];
-        jobs[i] = (kv_seal_job){l, i % 4 ? l->tokens : 1u + (uint32_t)i % l->tokens, values + i, values + 128 * 128 - i, q2, pages + 8192 * i, &entries[i]};
+        jobs[i] = (kv_seal_job){l,          i % 4 ? l->tokens : 1u + (uint32_t)i % l->tokens,
+                                values + i, values + 128 * 128 - i,
+                                q2,         pages + 8192 * i,
+                                &entries[i]};
     }
     for (int level = 0; level <= kv_cpu_detect(); level++)
         for (uint32_t threads = 1; threads <= 4; threads++) {
@@ -141,6 +155,7 @@ static void test_no_memory(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_levels_agree), cmocka_unit_test(test_seal), cmocka_unit_test(test_no_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_levels_agree), cmocka_unit_test(test_seal),
+                                       cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

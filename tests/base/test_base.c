@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The small parts: half and bfloat16 against double arithmetic, cursor, allocation hook, files and mappings, CPU, hash, errors. */
+/* The small parts: half and bfloat16 against double arithmetic, cursor, allocation hook, files and mappings, CPU, hash,
+ * errors. */
 #include "support/support.h"
 
 #include <math.h>
@@ -25,15 +26,18 @@ static double half_value(uint16_t h) {
     return h & 0x8000 ? -v : v;
 }
 
-/* Nearest half of a finite double, ties to even, by search over all halves of its sign: no bit tricks shared with ours. */
+/* Nearest half of a finite double, ties to even, by search over all halves of its sign: no bit tricks shared with ours.
+ */
 static uint16_t half_nearest(double x) {
     uint16_t sign = signbit(x) ? 0x8000 : 0;
     double a = fabs(x);
     uint16_t lo = 0, hi = 0x7c00; /* monotonic; 0x7c00 stands for 65536 in rounding */
     while (hi - lo > 1) {
         uint16_t mid = (uint16_t)((lo + hi) / 2);
-        if (half_value(mid) <= a) lo = mid;
-        else hi = mid;
+        if (half_value(mid) <= a)
+            lo = mid;
+        else
+            hi = mid;
     }
     double low = half_value(lo), high = hi == 0x7c00 ? 65536.0 : half_value(hi);
     if (a - low > high - a || (a - low == high - a && (lo & 1))) lo = hi;
@@ -44,10 +48,14 @@ static void half_decode_all(void **state) {
     for (uint32_t h = 0; h < 65536; h++) {
         float f = kv_f16_f32((uint16_t)h);
         double v = half_value((uint16_t)h);
-        if (isnan(v)) assert_true(isnan(f));
-        else if ((double)f != v || !signbit(f) != !signbit(v)) fail_msg("half %04x: %a, not %a", h, (double)f, v);
-        if (!isnan(v)) assert_int_equal(kv_f32_f16(f), h);
-        else assert_true((kv_f32_f16(f) & 0x7c00) == 0x7c00 && (kv_f32_f16(f) & 0x3ff));
+        if (isnan(v))
+            assert_true(isnan(f));
+        else if ((double)f != v || !signbit(f) != !signbit(v))
+            fail_msg("half %04x: %a, not %a", h, (double)f, v);
+        if (!isnan(v))
+            assert_int_equal(kv_f32_f16(f), h);
+        else
+            assert_true((kv_f32_f16(f) & 0x7c00) == 0x7c00 && (kv_f32_f16(f) & 0x3ff));
     }
 }
 
@@ -59,8 +67,10 @@ static void check_encode(float f) {
 static void half_encode_rounds(void **state) {
     /* every half's neighbourhood: itself, the midpoint to the next, and one f32 step to either side of both */
     for (uint32_t h = 0; h < 0x7c00; h++) {
-        float a = kv_f16_f32((uint16_t)h), mid = (float)((half_value((uint16_t)h) + (h == 0x7bff ? 65536.0 : half_value((uint16_t)(h + 1)))) / 2);
-        const float around[] = {a, nextafterf(a, -1), nextafterf(a, INFINITY), mid, nextafterf(mid, 0), nextafterf(mid, INFINITY)};
+        float a = kv_f16_f32((uint16_t)h),
+              mid = (float)((half_value((uint16_t)h) + (h == 0x7bff ? 65536.0 : half_value((uint16_t)(h + 1)))) / 2);
+        const float around[] = {a,   nextafterf(a, -1),  nextafterf(a, INFINITY),
+                                mid, nextafterf(mid, 0), nextafterf(mid, INFINITY)};
         for (int i = 0; i < 6; i++) check_encode(around[i]), check_encode(-around[i]);
     }
     uint64_t s = 1;
@@ -76,8 +86,10 @@ static void bfloat_rounds(void **state) {
     for (uint32_t h = 0; h < 65536; h++) {
         float f = kv_bf16_f32((uint16_t)h);
         assert_int_equal(kv_f32_bits(f), h << 16);
-        if (isnan(f)) assert_true(isnan(kv_bf16_f32(kv_f32_bf16(f))));
-        else assert_int_equal(kv_f32_bf16(f), h);
+        if (isnan(f))
+            assert_true(isnan(kv_bf16_f32(kv_f32_bf16(f))));
+        else
+            assert_int_equal(kv_f32_bf16(f), h);
     }
     uint64_t s = 2;
     for (int i = 0; i < 300000; i++) {
@@ -86,7 +98,8 @@ static void bfloat_rounds(void **state) {
         float f = kv_bits_f32(u);
         if (!isfinite(f)) continue;
         uint16_t got = kv_f32_bf16(f), down = (uint16_t)(u >> 16), up = (uint16_t)(down + 1); /* toward zero, away */
-        double x = fabs((double)f), lo = fabs((double)kv_bf16_f32(down)), hi = (up & 0x7fff) == 0x7f80 ? ldexp(1, 128) : fabs((double)kv_bf16_f32(up));
+        double x = fabs((double)f), lo = fabs((double)kv_bf16_f32(down)),
+               hi = (up & 0x7fff) == 0x7f80 ? ldexp(1, 128) : fabs((double)kv_bf16_f32(up));
         uint16_t want = x - lo < hi - x ? down : x - lo > hi - x ? up : down & 1 ? up : down;
         assert_int_equal(got, want);
     }
@@ -96,7 +109,8 @@ static void bfloat_rounds(void **state) {
 /* ---- cursor */
 
 static void cursor_reads(void **state) {
-    const uint8_t data[] = {0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x00, 0x00, 0x80, 0x3f, 0, 0, 0, 0, 0, 0, 4, 0x40, 'x', 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88};
+    const uint8_t data[] = {0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x00, 0x00, 0x80, 0x3f, 0,    0,    0,
+                            0,    0,    0,    4,    0x40, 'x',  0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88};
     kv_cursor c = kv_cursor_make(data, sizeof data);
     assert_int_equal(kv_cursor_u8(&c), 1);
     assert_int_equal(kv_cursor_u16(&c), 0x0302);
@@ -314,8 +328,9 @@ static void cpu(void **state) {
 #if defined(__x86_64__)
     /* the compiler's own runtime reads CPUID and XGETBV too */
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                  __builtin_cpu_supports("avx512vnni");
     assert_int_equal(best, avx512 ? KV_CPU_AVX512 : avx2 ? KV_CPU_AVX2 : KV_CPU_REF);
 #endif
     for (int i = 0; i < KV_CPU_LEVELS; i++) {
@@ -324,8 +339,10 @@ static void cpu(void **state) {
     }
     setenv("KVIST_CPU", "nonsense", 1);
     assert_int_equal(kv_cpu_detect(), best);
-    if (old) setenv("KVIST_CPU", saved, 1);
-    else unsetenv("KVIST_CPU");
+    if (old)
+        setenv("KVIST_CPU", saved, 1);
+    else
+        unsetenv("KVIST_CPU");
     assert_string_equal(kv_cpu_level_name(-1), "?");
     assert_string_equal(kv_cpu_level_name(KV_CPU_LEVELS), "?");
     char name[64], small[4] = "xyz";
@@ -387,10 +404,20 @@ static void errors(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(half_decode_all), cmocka_unit_test(half_encode_rounds), cmocka_unit_test(bfloat_rounds),
-        cmocka_unit_test(cursor_reads), cmocka_unit_test(cursor_fails_and_stays_failed), cmocka_unit_test(allocations),
-        cmocka_unit_test(allocation_fails_once), cmocka_unit_test(files), cmocka_unit_test(reserve),
-        cmocka_unit_test(clock_and_processors), cmocka_unit_test(leaving_a_processor), cmocka_unit_test(cpu), cmocka_unit_test(hash), cmocka_unit_test(errors),
+        cmocka_unit_test(half_decode_all),
+        cmocka_unit_test(half_encode_rounds),
+        cmocka_unit_test(bfloat_rounds),
+        cmocka_unit_test(cursor_reads),
+        cmocka_unit_test(cursor_fails_and_stays_failed),
+        cmocka_unit_test(allocations),
+        cmocka_unit_test(allocation_fails_once),
+        cmocka_unit_test(files),
+        cmocka_unit_test(reserve),
+        cmocka_unit_test(clock_and_processors),
+        cmocka_unit_test(leaving_a_processor),
+        cmocka_unit_test(cpu),
+        cmocka_unit_test(hash),
+        cmocka_unit_test(errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,11 +11,19 @@
 
 #define MAX_ITEMS 1009u
 
-typedef struct job { _Atomic uint32_t hits[MAX_ITEMS]; uint32_t plain[MAX_ITEMS]; uint32_t n_threads, serial; _Atomic uint32_t bad; } job;
+typedef struct job {
+    _Atomic uint32_t hits[MAX_ITEMS];
+    uint32_t plain[MAX_ITEMS];
+    uint32_t n_threads, serial;
+    _Atomic uint32_t bad;
+} job;
 
 static void mark(void *ctx, uint32_t item, uint32_t thread) {
     job *j = ctx;
-    if (item >= MAX_ITEMS || thread >= j->n_threads) { atomic_fetch_add(&j->bad, 1); return; }
+    if (item >= MAX_ITEMS || thread >= j->n_threads) {
+        atomic_fetch_add(&j->bad, 1);
+        return;
+    }
     atomic_fetch_add(&j->hits[item], 1);
     j->plain[item] = j->serial ^ item; /* not atomic: a data race here is the sanitizer's to find */
 }
@@ -54,7 +62,8 @@ static void every_item_once(void **state) {
 }
 
 static void sleeping_between_jobs(void **state) {
-    /* Longer than the spinning time, so that workers sleep and must be woken, and items long enough for them to come. */
+    /* Longer than the spinning time, so that workers sleep and must be woken, and items long enough for them to come.
+     */
     kv_threads *t;
     kv_error err;
     assert_int_equal(kv_threads_create(2, &t, &err), 0);
@@ -91,6 +100,31 @@ static void work_is_shared(void **state) {
     kv_threads_free(&t);
 }
 
+typedef struct late {
+    _Atomic uint32_t arrived, finished;
+} late;
+
+/* Both items run at the same time; the worker's ends 20 ms after the caller's. */
+static void end_late(void *ctx, uint32_t item, uint32_t thread) {
+    late *l = ctx;
+    atomic_fetch_add(&l->arrived, 1);
+    for (int i = 0; i < 20000 && atomic_load(&l->arrived) != 2; i++) usleep(1000);
+    if (thread) usleep(20000);
+    atomic_fetch_add(&l->finished, 1);
+}
+
+static void returns_when_all_are_done(void **state) {
+    kv_threads *t;
+    kv_error err;
+    assert_int_equal(kv_threads_create(2, &t, &err), 0);
+    for (int i = 0; i < 3; i++) {
+        late l = {0};
+        kv_threads_run(t, end_late, &l, 2);
+        assert_int_equal(atomic_load(&l.finished), 2);
+    }
+    kv_threads_free(&t);
+}
+
 static void inline_without_pool(void **state) {
     static job j;
     memset(&j, 0, sizeof j);
@@ -119,7 +153,8 @@ static void create_refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_item_once), cmocka_unit_test(sleeping_between_jobs), cmocka_unit_test(work_is_shared),
+        cmocka_unit_test(every_item_once),     cmocka_unit_test(sleeping_between_jobs),
+        cmocka_unit_test(work_is_shared),      cmocka_unit_test(returns_when_all_are_done),
         cmocka_unit_test(inline_without_pool), cmocka_unit_test(create_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -177,8 +177,9 @@ static void survives_failed_allocations(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(refuses_bad_sizes), cmocka_unit_test(reuses_last_freed_first), cmocka_unit_test(budget_is_exact),
-        cmocka_unit_test(check_finds_faults), cmocka_unit_test(random_run), cmocka_unit_test(survives_failed_allocations),
+        cmocka_unit_test(refuses_bad_sizes), cmocka_unit_test(reuses_last_freed_first),
+        cmocka_unit_test(budget_is_exact),   cmocka_unit_test(check_finds_faults),
+        cmocka_unit_test(random_run),        cmocka_unit_test(survives_failed_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

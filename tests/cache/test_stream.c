@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Streams, sequences and snapshots against a naive map: random operations on two sequences that share pages, with a small budget
- * and failing allocations; after each, contents, positions, references and bytes are compared with plain arrays.
+ * Streams, sequences and snapshots against a naive map: random operations on two sequences that share pages, with a
+ * small budget and failing allocations; after each, contents, positions, references and bytes are compared with plain
+ * arrays.
  */
 #include "support/support.h"
 
@@ -17,7 +18,10 @@ static const uint32_t layer_first[LAYERS + 1] = {0, 2, 3, 5};
 /* Head dims that need padding, K and V unequal, tokens a page as 2048 bytes give them (multiples of 8). */
 static const kv_stream_shape shapes[LAYERS] = {{5, 3, 32, 2}, {32, 32, 16, 1}, {17, 16, 16, 3}};
 
-typedef struct nhandle { uint32_t page, birth, n, tag; float price; } nhandle;
+typedef struct nhandle {
+    uint32_t page, birth, n, tag;
+    float price;
+} nhandle;
 typedef struct nstream {
     nhandle h[MAXH];
     uint32_t n_h, next_birth, sealed_at, tail_pos, tail_len;
@@ -27,7 +31,10 @@ typedef struct nstream {
     double q2_rows[64][32]; /* rows by position, never folded here */
     uint32_t q2_n;
 } nstream;
-typedef struct nseq { nstream st[STREAMS]; uint32_t length; } nseq;
+typedef struct nseq {
+    nstream st[STREAMS];
+    uint32_t length;
+} nseq;
 
 static uint16_t kval(uint32_t salt, uint32_t pos, uint32_t c) { return (uint16_t)(salt * 31 + pos * 7 + c + 1); }
 static uint16_t vval(uint32_t salt, uint32_t pos, uint32_t c) { return (uint16_t)(salt * 17 + pos * 5 + c + 9); }
@@ -85,7 +92,8 @@ static void compare_stream(const kv_seq *s, const kv_stream *st, const nstream *
     }
 }
 
-/* Every page's reference count is the number of sequences and snapshots of the model that have it; pages in use are those. */
+/* Every page's reference count is the number of sequences and snapshots of the model that have it; pages in use are
+ * those. */
 static void compare_world(const world *w) {
     kv_error err = {0};
     static uint32_t refs[4096];
@@ -188,7 +196,10 @@ static void op_q2(world *w, int which) {
         float row[32];
         for (uint32_t c = 0; c < 32; c++) row[c] = (float)((test_rand(&w->seed) & 1023) / 16.0);
         kv_status rc = kv_q2_push(s, &s->streams[i], row, &err);
-        if (rc) { note(w, rc); continue; }
+        if (rc) {
+            note(w, rc);
+            continue;
+        }
         for (uint32_t c = 0; c < 32; c++) n->q2_rows[n->q2_n][c] = row[c];
         n->q2_n++;
     }
@@ -218,7 +229,8 @@ static void op_seal(world *w, int which) {
     nstream *n = &m->st[i];
     kv_stream *st = &s->streams[i];
     if (!n->tail_len || n->n_h == MAXH) return;
-    uint32_t take = 1 + (uint32_t)(test_rand(&w->seed) % (n->tail_len < 40 ? n->tail_len : 40)), page, tag = (uint32_t)test_rand(&w->seed);
+    uint32_t take = 1 + (uint32_t)(test_rand(&w->seed) % (n->tail_len < 40 ? n->tail_len : 40)), page,
+             tag = (uint32_t)test_rand(&w->seed);
     if (test_rand(&w->seed) % 4 == 0) take = n->tail_len;
     float price = test_uniform(&w->seed);
     kv_status rc = kv_stream_push(s, st, price, &page, &err);
@@ -280,7 +292,11 @@ static void op_snapshot(world *w, int which) {
         return;
     }
     kv_status rc = kv_snapshot_take(w->seq[which], &w->snap[i], &err);
-    if (rc) { note(w, rc); assert_null(w->snap[i]); return; }
+    if (rc) {
+        note(w, rc);
+        assert_null(w->snap[i]);
+        return;
+    }
     w->snap_model[i] = w->model[which];
 }
 
@@ -289,7 +305,10 @@ static void op_restore(world *w, int which) { /* to itself or to the other seque
     int i = (int)(test_rand(&w->seed) % SNAPS);
     if (!w->snap[i]) return;
     kv_status rc = kv_snapshot_restore(w->snap[i], w->seq[which], &err);
-    if (rc) { note(w, rc); return; }
+    if (rc) {
+        note(w, rc);
+        return;
+    }
     w->model[which] = w->snap_model[i];
 }
 
@@ -303,17 +322,25 @@ static void step(world *w) {
     int which = (int)(r >> 20) & 1;
     uint32_t op = (uint32_t)(r % 64);
     kv_error err = {0};
-    if (op < 36) op_append(w, which);
-    else if (op < 42) op_q2(w, which);
-    else if (op < 50) op_seal(w, which);
-    else if (op < 53) op_remove(w, which);
-    else if (op < 56) op_truncate(w, which);
-    else if (op < 58) op_snapshot(w, which);
-    else if (op < 60) op_restore(w, which);
+    if (op < 36)
+        op_append(w, which);
+    else if (op < 42)
+        op_q2(w, which);
+    else if (op < 50)
+        op_seal(w, which);
+    else if (op < 53)
+        op_remove(w, which);
+    else if (op < 56)
+        op_truncate(w, which);
+    else if (op < 58)
+        op_snapshot(w, which);
+    else if (op < 60)
+        op_restore(w, which);
     else if (op < 62) {
         kv_status rc = kv_seq_reserve(w->seq[which], (uint32_t)(r >> 32) % 40, &err);
         if (rc) note(w, rc);
-    } else if (op == 62 && (r >> 40) % 8 == 0) op_clear(w, which);
+    } else if (op == 62 && (r >> 40) % 8 == 0)
+        op_clear(w, which);
 }
 
 static kv_status world_open(world *w, uint64_t budget, uint64_t seed) {
@@ -465,8 +492,9 @@ static void q2_ends(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_sequences), cmocka_unit_test(every_allocation_may_fail), cmocka_unit_test(copy_on_write),
-        cmocka_unit_test(reserve_is_enough), cmocka_unit_test(q2_ends),
+        cmocka_unit_test(random_sequences), cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(copy_on_write),    cmocka_unit_test(reserve_is_enough),
+        cmocka_unit_test(q2_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Tensor types: blocks of random bytes decoded by the Python package `gguf` 0.19.0 (an independent implementation) against
- * ours, bit for bit through a hash; encoders within their step; every field of every block in use.
+ * Tensor types: blocks of random bytes decoded by the Python package `gguf` 0.19.0 (an independent implementation)
+ * against ours, bit for bit through a hash; encoders within their step; every field of every block in use.
  */
 #include "support/support.h"
 
@@ -10,9 +10,15 @@
 #include <math.h>
 
 /* FNV-1a of the little-endian f32 results (after + 0, so that -0 and 0 are the same) and three of the values. Bytes:
- * splitmix64 (state: type + 1000), the top byte of each draw; bit 6 of the high byte of each float cleared (finite). Blocks:
- * 64 of 32 values, 8 of 256, 256 values of the plain types. */
-static const struct golden { uint32_t type; const char *name; uint32_t block, bytes; uint64_t hash; float y[3]; /* 0, 17, last */ } golden[] = {
+ * splitmix64 (state: type + 1000), the top byte of each draw; bit 6 of the high byte of each float cleared (finite).
+ * Blocks: 64 of 32 values, 8 of 256, 256 values of the plain types. */
+static const struct golden {
+    uint32_t type;
+    const char *name;
+    uint32_t block, bytes;
+    uint64_t hash;
+    float y[3]; /* 0, 17, last */
+} golden[] = {
     {KV_TYPE_F32, "F32", 1, 4, 0x63681956f528f236ull, {0x1.8ba078p-96f, -0x1.54cbc0p-84f, -0x1.53c01ap-96f}},
     {KV_TYPE_F16, "F16", 1, 2, 0x5c6a28b73582e94full, {0x1.94c000p-1f, 0x1.930000p-5f, 0x1.67c000p-7f}},
     {KV_TYPE_BF16, "BF16", 1, 2, 0x3cf0cf5ead7d3741ull, {-0x1.280000p-93f, -0x1.3e0000p-83f, -0x1.f00000p-53f}},
@@ -40,17 +46,21 @@ static uint64_t fnv(const void *data, size_t n) {
 
 /* Random blocks of a type with finite floats, at p. Returns the number of values. */
 static size_t random_blocks(const struct golden *g, uint8_t *p) {
-    static const uint8_t f16_at[][3] = {/* offsets of f16 fields, 255: none */
-        [KV_TYPE_Q4_0] = {0, 255, 255}, [KV_TYPE_Q4_1] = {0, 2, 255}, [KV_TYPE_Q5_0] = {0, 255, 255}, [KV_TYPE_Q5_1] = {0, 2, 255},
-        [KV_TYPE_Q8_0] = {0, 255, 255}, [KV_TYPE_Q2_K] = {80, 82, 255}, [KV_TYPE_Q3_K] = {108, 255, 255}, [KV_TYPE_Q4_K] = {0, 2, 255},
-        [KV_TYPE_Q5_K] = {0, 2, 255}, [KV_TYPE_Q6_K] = {208, 255, 255}, [KV_TYPE_IQ4_NL] = {0, 255, 255}, [KV_TYPE_IQ4_XS] = {0, 255, 255}};
+    static const uint8_t f16_at[][3] = {
+        /* offsets of f16 fields, 255: none */
+        [KV_TYPE_Q4_0] = {0, 255, 255},   [KV_TYPE_Q4_1] = {0, 2, 255},     [KV_TYPE_Q5_0] = {0, 255, 255},
+        [KV_TYPE_Q5_1] = {0, 2, 255},     [KV_TYPE_Q8_0] = {0, 255, 255},   [KV_TYPE_Q2_K] = {80, 82, 255},
+        [KV_TYPE_Q3_K] = {108, 255, 255}, [KV_TYPE_Q4_K] = {0, 2, 255},     [KV_TYPE_Q5_K] = {0, 2, 255},
+        [KV_TYPE_Q6_K] = {208, 255, 255}, [KV_TYPE_IQ4_NL] = {0, 255, 255}, [KV_TYPE_IQ4_XS] = {0, 255, 255}};
     size_t n_blocks = g->block == 32 ? 64 : g->block == 256 ? 8 : 256;
     uint64_t s = g->type + 1000;
     for (size_t i = 0; i < n_blocks * g->bytes; i++) p[i] = (uint8_t)(test_rand(&s) >> 56);
     for (size_t b = 0; b < n_blocks; b++) {
         uint8_t *q = p + b * g->bytes;
-        if (g->block == 1) q[g->bytes - 1] &= 0xbf;
-        else for (int k = 0; f16_at[g->type][k] != 255; k++) q[f16_at[g->type][k] + 1] &= 0xbf;
+        if (g->block == 1)
+            q[g->bytes - 1] &= 0xbf;
+        else
+            for (int k = 0; f16_at[g->type][k] != 255; k++) q[f16_at[g->type][k] + 1] &= 0xbf;
     }
     return n_blocks * g->block;
 }
@@ -104,15 +114,26 @@ static void dequant_block_by_block(void **state) {
  * group scales and minima to 4 or 6 bits adds. */
 static double bound(uint32_t type) {
     switch (type) {
-    case KV_TYPE_F32: return 0;
-    case KV_TYPE_F16: return 1.0 / 2048;
-    case KV_TYPE_BF16: return 1.0 / 256;
-    case KV_TYPE_Q8_0: return 1.0 / 250;
-    case KV_TYPE_Q6_K: return 1.0 / 50;
-    case KV_TYPE_Q5_0: case KV_TYPE_Q5_1: case KV_TYPE_Q5_K: return 1.0 / 16;
-    case KV_TYPE_Q3_K: return 1.0 / 4;
-    case KV_TYPE_Q2_K: return 1.0 / 3;
-    default: return 1.0 / 8; /* 4 bits; a symmetric block has only half its codes on the short side */
+    case KV_TYPE_F32:
+        return 0;
+    case KV_TYPE_F16:
+        return 1.0 / 2048;
+    case KV_TYPE_BF16:
+        return 1.0 / 256;
+    case KV_TYPE_Q8_0:
+        return 1.0 / 250;
+    case KV_TYPE_Q6_K:
+        return 1.0 / 50;
+    case KV_TYPE_Q5_0:
+    case KV_TYPE_Q5_1:
+    case KV_TYPE_Q5_K:
+        return 1.0 / 16;
+    case KV_TYPE_Q3_K:
+        return 1.0 / 4;
+    case KV_TYPE_Q2_K:
+        return 1.0 / 3;
+    default:
+        return 1.0 / 8; /* 4 bits; a symmetric block has only half its codes on the short side */
     }
 }
 
@@ -122,7 +143,8 @@ static void encode(void **state) {
     for (size_t i = 0; i < N_GOLDEN; i++) {
         const kv_type_info *t = kv_type_get(golden[i].type);
         uint64_t s = 77;
-        for (int j = 0; j < MAX_VALUES; j++) x[j] = test_uniform(&s) * (j % 512 < 256 ? 1.0f : 0.01f) + (j > 1024 ? 0.3f : 0);
+        for (int j = 0; j < MAX_VALUES; j++)
+            x[j] = test_uniform(&s) * (j % 512 < 256 ? 1.0f : 0.01f) + (j > 1024 ? 0.3f : 0);
         memset(bytes, 0xaa, sizeof bytes);
         t->quant(x, bytes, MAX_VALUES);
         size_t used = MAX_VALUES / t->block * t->bytes;
@@ -133,7 +155,8 @@ static void encode(void **state) {
             for (int j = b; j < b + 256; j++) lo = fminf(lo, x[j]), hi = fmaxf(hi, x[j]);
             for (int j = b; j < b + 256; j++)
                 if (!(fabs((double)y[j] - (double)x[j]) <= bound(golden[i].type) * (double)(hi - lo) + 1e-12))
-                    fail_msg("%s value %d: %g for %g in %g..%g", t->name, j, (double)y[j], (double)x[j], (double)lo, (double)hi);
+                    fail_msg("%s value %d: %g for %g in %g..%g", t->name, j, (double)y[j], (double)x[j], (double)lo,
+                             (double)hi);
         }
     }
 }
@@ -149,7 +172,8 @@ static void encode_constant_groups(void **state) {
             t->quant(x, bytes, 256);
             t->dequant(bytes, y, 256);
             for (int j = 0; j < 256; j++)
-                if (!(fabsf(y[j] - x[j]) <= 0.12f * fabsf(x[j]) + 3e-6f)) fail_msg("%s: %g for %g", t->name, (double)y[j], (double)x[j]);
+                if (!(fabsf(y[j] - x[j]) <= 0.12f * fabsf(x[j]) + 3e-6f))
+                    fail_msg("%s: %g for %g", t->name, (double)y[j], (double)x[j]);
         }
 }
 
@@ -165,9 +189,11 @@ static void encoders_use_every_byte(void **state) {
         t->quant(x, bytes, 256 * t->block);
         for (uint32_t o = 0; o < t->bytes; o++) {
             uint8_t ones = 0, zeros = 0;
-            for (int b = 0; b < 256; b++) ones |= bytes[(size_t)b * t->bytes + o], zeros |= (uint8_t)~bytes[(size_t)b * t->bytes + o];
+            for (int b = 0; b < 256; b++)
+                ones |= bytes[(size_t)b * t->bytes + o], zeros |= (uint8_t)~bytes[(size_t)b * t->bytes + o];
             /* Scales are small and of one sign here and there: at least half of each byte's bits must move. */
-            if (__builtin_popcount(ones & zeros) < 4) fail_msg("%s: byte %u hardly varies (%02x)", t->name, o, ones & zeros);
+            if (__builtin_popcount(ones & zeros) < 4)
+                fail_msg("%s: byte %u hardly varies (%02x)", t->name, o, ones & zeros);
         }
     }
     free(bytes);
@@ -175,7 +201,7 @@ static void encoders_use_every_byte(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(table), cmocka_unit_test(dequant_golden), cmocka_unit_test(dequant_block_by_block),
+        cmocka_unit_test(table),  cmocka_unit_test(dequant_golden),         cmocka_unit_test(dequant_block_by_block),
         cmocka_unit_test(encode), cmocka_unit_test(encode_constant_groups), cmocka_unit_test(encoders_use_every_byte),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,7 +21,8 @@ static uint32_t nearest(double x, uint32_t p, uint32_t keep) {
     return r < keep ? r : keep;
 }
 
-static void check_case(const float *score, uint32_t n, uint32_t n_local, uint32_t keep, uint32_t p, bool global, uint32_t m) {
+static void check_case(const float *score, uint32_t n, uint32_t n_local, uint32_t keep, uint32_t p, bool global,
+                       uint32_t m) {
     static uint32_t order[MAXN], rank[MAXN];
     static kv_page_plan pages[MAXN + 8];
     void *scratch = malloc(kv_cut_scratch(n));
@@ -66,7 +67,8 @@ static void check_case(const float *score, uint32_t n, uint32_t n_local, uint32_
             assert_int_equal(pg->tier, tier);
             if (!isnan(score[c])) sum += score[c];
         }
-        if (pg->local) assert_true(isinf(pg->price) && pg->price > 0);
+        if (pg->local)
+            assert_true(isinf(pg->price) && pg->price > 0);
         else {
             assert_true(fabs(pg->price - sum) <= 1e-4 * (1 + fabs(sum)));
             assert_true(pg->tier >= last_tier);
@@ -87,11 +89,15 @@ static void random_cases(void **state) {
     for (int round = 0; round < 1500; round++) {
         uint64_t r = test_rand(&seed);
         uint32_t n = sizes[r % 14], p = (uint32_t[]){1, 3, 8, 16, 60, 64}[(r >> 8) % 6];
-        uint32_t n_local = (r >> 16) % 3 ? 0 : (uint32_t)((r >> 20) % (n + 1)), keep = (uint32_t)((r >> 32) % (n - n_local + 1));
+        uint32_t n_local = (r >> 16) % 3 ? 0 : (uint32_t)((r >> 20) % (n + 1)),
+                 keep = (uint32_t)((r >> 32) % (n - n_local + 1));
         int kind = (int)((r >> 50) % 4);
         for (uint32_t i = 0; i < n; i++) {
             uint64_t x = test_rand(&seed);
-            score[i] = kind == 0 ? (float)(x % 5) : kind == 1 ? test_normal(&seed) : kind == 2 ? test_uniform(&seed) * 1e-30f : (float)(x % 3) - 1;
+            score[i] = kind == 0   ? (float)(x % 5)
+                       : kind == 1 ? test_normal(&seed)
+                       : kind == 2 ? test_uniform(&seed) * 1e-30f
+                                   : (float)(x % 3) - 1;
             if (kind == 3 && x % 7 == 0) score[i] = NAN;
             if (kind == 3 && x % 11 == 0) score[i] = -0.0f;
         }

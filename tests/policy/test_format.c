@@ -24,7 +24,8 @@ static void test_published_counts(void **state) {
             kv_page_layout l;
             kv_error err;
             assert_int_equal(kv_page_layout_get(kv_format_pair((uint8_t)f, (uint8_t)f), (uint32_t)d[i], (uint32_t)d[i],
-                                                kv_page_bytes_for((uint32_t)d[i], (uint32_t)d[i]), &l, &err), 0);
+                                                kv_page_bytes_for((uint32_t)d[i], (uint32_t)d[i]), &l, &err),
+                             0);
             assert_int_equal(l.tokens, at64[f]);
         }
     assert_int_equal(kv_page_bytes_for(64, 64), 4096);
@@ -33,10 +34,11 @@ static void test_published_counts(void **state) {
 }
 
 static bool same_layout(const kv_page_layout *l, const naive_layout *n) {
-    return l->tokens == n->P && l->dkp == n->dkp && l->dvp == n->dvp && l->k_block_bits == n->B && l->k_off == n->k && l->v_off == n->v &&
-           l->triples_off == n->triples && l->k_scale_off == n->ks && l->k_min_off == n->km && l->k_order_off == n->order &&
-           l->v_scale_off == n->vs && l->v_min_off == n->vm && l->a_off == n->a && l->e0_off == n->e0 && l->bytes_used == n->end &&
-           l->k_groups == (uint32_t)n->gk && l->v_groups == (uint32_t)n->gv && l->v_bits == n->vb;
+    return l->tokens == n->P && l->dkp == n->dkp && l->dvp == n->dvp && l->k_block_bits == n->B && l->k_off == n->k &&
+           l->v_off == n->v && l->triples_off == n->triples && l->k_scale_off == n->ks && l->k_min_off == n->km &&
+           l->k_order_off == n->order && l->v_scale_off == n->vs && l->v_min_off == n->vm && l->a_off == n->a &&
+           l->e0_off == n->e0 && l->bytes_used == n->end && l->k_groups == (uint32_t)n->gk &&
+           l->v_groups == (uint32_t)n->gv && l->v_bits == n->vb;
 }
 
 static void test_layouts(void **state) {
@@ -115,7 +117,8 @@ static void test_names(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_published_counts), cmocka_unit_test(test_layouts),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_names)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_published_counts),
+                                       cmocka_unit_test(test_layouts), cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

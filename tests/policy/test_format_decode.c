@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kv_decode_ref against the naive decoder, on pages of random bytes (every bit of the payload matters) and on encoded ones. */
+/* kv_decode_ref against the naive decoder, on pages of random bytes (every bit of the payload matters) and on encoded
+ * ones. */
 #include "test_format_naive.h"
 
 static const int shapes[][2] = {{64, 64}, {72, 72}, {80, 80}, {128, 128}, {256, 256}, {64, 128}, {128, 64}, {17, 33}};
@@ -19,7 +20,8 @@ static void check_decode(const kv_page_layout *l, const naive_layout *n, const u
             for (int r = 0; r < n->dkp; r++)
                 if (page[n->order + r] == c) {
                     int w = naive_width(e, r / 8);
-                    size = fabs(naive_half(page + n->triples + 6 * w + 2)) + 255 * fabs(naive_half(page + n->triples + 6 * w + 4)) +
+                    size = fabs(naive_half(page + n->triples + 6 * w + 2)) +
+                           255 * fabs(naive_half(page + n->triples + 6 * w + 4)) +
                            (w ? 63 * fabs(naive_half(page + n->triples + 6 * w)) : 0);
                 }
         } else if (n->kind != 'f') {
@@ -31,7 +33,9 @@ static void check_decode(const kv_page_layout *l, const naive_layout *n, const u
     for (size_t i = 0; i < nv; i++) {
         double size = fabs(dv[i]);
         if (n->kind == 'l')
-            size = naive_a(n, page, (int)(i / l->dv)) * (fabs(naive_half(page + n->triples + 44)) + 255 * fabs(naive_half(page + n->triples + 46)) + 15 * fabs(naive_half(page + n->triples + 42)));
+            size = naive_a(n, page, (int)(i / l->dv)) *
+                   (fabs(naive_half(page + n->triples + 44)) + 255 * fabs(naive_half(page + n->triples + 46)) +
+                    15 * fabs(naive_half(page + n->triples + 42)));
         else if (n->kind != 'f') {
             long t = (long)(i / l->dv), at = 2 * (n->kind == 'g' ? t * n->gv + (long)(i % l->dv) / n->g : t);
             size = fabs(naive_half(page + n->vm + at)) + 255 * fabs(naive_half(page + n->vs + at));
@@ -75,7 +79,8 @@ static void test_random_pages(void **state) {
                 kv_error err;
                 uint32_t dk = (uint32_t)shapes[s][0], dv = (uint32_t)shapes[s][1];
                 size_t bytes = kv_page_bytes_for(dk, dv);
-                assert_int_equal(kv_page_layout_get(kv_format_pair((uint8_t)kf, (uint8_t)vf), dk, dv, bytes, &l, &err), 0);
+                assert_int_equal(kv_page_layout_get(kv_format_pair((uint8_t)kf, (uint8_t)vf), dk, dv, bytes, &l, &err),
+                                 0);
                 naive_layout n = naive_fit_page(kf, vf, (int)dk, (int)dv, (long)bytes);
                 uint8_t *page = naive_guarded((size_t)n.end);
                 kv_page_entry e;
@@ -96,7 +101,7 @@ static void test_single_bits(void **state) {
     for (uint32_t i = 0; i < 64; i++) page[l.k_order_off + i] = (uint8_t)(63 - i);
     for (uint32_t i = 0; i < 64; i++) page[l.k_scale_off + i] = page[l.v_scale_off + i] = 255;
     for (uint32_t i = 0; i < 8; i++) page[l.triples_off + 6 * i + 1] = 0x3c; /* smax 1.0 */
-    page[l.e0_off] = 3; /* a = 8 */
+    page[l.e0_off] = 3;                                                      /* a = 8 */
     /* K: block 2 begins after block 0's 112 x 2 bytes; tokens 16..23, plane 4, channel 5 of the block, token 18 */
     page[224 + 8 * (2 * 5 + 4) + (32 + 4 * 2 + 1) / 8] = 1 << ((32 + 4 * 2 + 1) % 8);
     /* V: token 30, channel 43, plane 1 */

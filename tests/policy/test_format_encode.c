@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The page encoder against the specification: what it stores is read with the naive decoder, its fits are compared with a
- * double-precision fit, its bits with exhaustive search; every n of a page, odd head dimensions, hostile values, unreadable
- * memory behind every buffer.
+ * The page encoder against the specification: what it stores is read with the naive decoder, its fits are compared with
+ * a double-precision fit, its bits with exhaustive search; every n of a page, odd head dimensions, hostile values,
+ * unreadable memory behind every buffer.
  */
 #include "policy/encode/encode.h"
 #include "test_format_naive.h"
@@ -42,7 +42,9 @@ typedef struct fixture {
 static void fixture_make(fixture *f, int kf, int vf, int dk, int dv) {
     memset(f, 0, sizeof *f);
     size_t bytes = kv_page_bytes_for((uint32_t)dk, (uint32_t)dv);
-    assert_int_equal(kv_page_layout_get(kv_format_pair((uint8_t)kf, (uint8_t)vf), (uint32_t)dk, (uint32_t)dv, bytes, &f->l, NULL), 0);
+    assert_int_equal(
+        kv_page_layout_get(kv_format_pair((uint8_t)kf, (uint8_t)vf), (uint32_t)dk, (uint32_t)dv, bytes, &f->l, NULL),
+        0);
     f->n = naive_fit_page(kf, vf, dk, dv, (long)bytes);
     f->page = naive_guarded(bytes);
     f->scratch = naive_guarded((kv_encode_scratch(&f->l) + 63) & ~(size_t)63);
@@ -55,9 +57,11 @@ static void fixture_free(fixture *f) {
     test_free(f->dv);
 }
 
-/* Half precision random values: channels of different spread, some with a bias far above it, tokens of different size in V. */
+/* Half precision random values: channels of different spread, some with a bias far above it, tokens of different size
+ * in V. */
 static void input(fixture *f, uint32_t n, uint64_t *seed) {
-    static uint16_t table[4096]; /* a few thousand f16 values near a normal law, so that conversion is not the test's cost */
+    static uint16_t
+        table[4096]; /* a few thousand f16 values near a normal law, so that conversion is not the test's cost */
     static bool made;
     if (!made)
         for (int i = 0; i < 4096; i++) {
@@ -74,8 +78,8 @@ static void input(fixture *f, uint32_t n, uint64_t *seed) {
     for (uint32_t i = 0; i < n * f->l.dk; i++) {
         uint32_t c = i % f->l.dk;
         uint16_t h = table[test_rand(seed) % 4096];
-        if (c % 5 == 1 && (h & 0x7c00) > 0x0c00) h = (uint16_t)(h - 0x0c00);       /* an eighth */
-        if (c % 11 == 3) h = (uint16_t)(0x5800 | (h & 0x3ff));                        /* 128..256 */
+        if (c % 5 == 1 && (h & 0x7c00) > 0x0c00) h = (uint16_t)(h - 0x0c00); /* an eighth */
+        if (c % 11 == 3) h = (uint16_t)(0x5800 | (h & 0x3ff));               /* 128..256 */
         f->k[i] = h;
     }
     for (uint32_t i = 0; i < n * f->l.dv; i++) {
@@ -121,8 +125,8 @@ static void check_hygiene(const fixture *f) {
     for (int i = 0; n->kind == 'l' && i < n->dkp; i++) assert_int_equal(seen[f->page[n->order + i]]++, 0);
 }
 
-/* ---- LADDER, K: ranks and widths follow from weights computed in double; each channel's error is within the metadata's rounding
- * of the double-precision fit. */
+/* ---- LADDER, K: ranks and widths follow from weights computed in double; each channel's error is within the
+ * metadata's rounding of the double-precision fit. */
 static const double D[7] = {1, .3634, .1175, .03454, .009497, .0026, .0007};
 
 static double naive_fit_error(const double *x, int n, int bits) {
@@ -174,7 +178,8 @@ static void check_ladder_k(const fixture *f) {
         int at = -1;
         for (int b = 0; b < blocks; b++)
             if (widths[b] < 6 && gain_of[b] > 0 &&
-                (at < 0 || gain_of[b] * (D[widths[b]] - D[widths[b] + 1]) > gain_of[at] * (D[widths[at]] - D[widths[at] + 1])))
+                (at < 0 ||
+                 gain_of[b] * (D[widths[b]] - D[widths[b] + 1]) > gain_of[at] * (D[widths[at]] - D[widths[at] + 1])))
                 at = b;
         if (at >= 0) widths[at]++;
     }
@@ -187,16 +192,18 @@ static void check_ladder_k(const fixture *f) {
             x[t] = value_of(f->k[t * dk + c]);
             err += pow(x[t] - f->dk[t * dk + c], 2);
         }
-        double slack = naive_half(f->page + n->triples + 6 * b + 4) + (b ? (pow(2, b) - 1) * naive_half(f->page + n->triples + 6 * b) / 255 : 0);
+        double slack = naive_half(f->page + n->triples + 6 * b + 4) +
+                       (b ? (pow(2, b) - 1) * naive_half(f->page + n->triples + 6 * b) / 255 : 0);
         double bound = naive_fit_error(x, T, b) * 1.002 + .505 * slack * sqrt(T);
         if (!(sqrt(err) <= bound)) fail_msg("channel %d, %d bits, n %d: error %g, bound %g", c, b, T, sqrt(err), bound);
         if (b) assert_true(f->page[n->ks + i] >= 1);
     }
 }
 
-/* ---- LADDER, V: each channel of W = V / (first token scale) within the metadata's rounding of the double-precision fit; the decoded
- * token has the true token's length up to the 4-bit mantissa. */
-static double naive_token_scale(double x, double max) { /* x rounded as the specification says, max the largest of the page */
+/* ---- LADDER, V: each channel of W = V / (first token scale) within the metadata's rounding of the double-precision
+ * fit; the decoded token has the true token's length up to the 4-bit mantissa. */
+static double naive_token_scale(double x,
+                                double max) { /* x rounded as the specification says, max the largest of the page */
     int e = 0, e0 = 0;
     if (max <= 0) return ldexp(1, -64);
     for (int i = 0; i < 2; i++) {
@@ -205,8 +212,10 @@ static double naive_token_scale(double x, double max) { /* x rounded as the spec
         e = (int)floor(log2(y));
         double k = nearbyint((y / ldexp(1, e) - 1) * 16);
         if (k == 16) k = 0, e++;
-        if (!i) e0 = e;
-        else x = e < e0 - 15 ? ldexp(1, e0 - 15) : ldexp(1 + k / 16, e);
+        if (!i)
+            e0 = e;
+        else
+            x = e < e0 - 15 ? ldexp(1, e0 - 15) : ldexp(1 + k / 16, e);
     }
     return x;
 }
@@ -215,13 +224,16 @@ static void check_ladder_v(const fixture *f) {
     const naive_layout *n = &f->n;
     int dv = n->dv, T = f->e.n;
     static double first[1024], x[1024];
-    double max = 0, slack = .505 * sqrt(T) * (naive_half(f->page + n->triples + 46) + (pow(2, n->vb) - 1) * naive_half(f->page + n->triples + 42) / 255);
+    double max = 0, slack = .505 * sqrt(T) *
+                            (naive_half(f->page + n->triples + 46) +
+                             (pow(2, n->vb) - 1) * naive_half(f->page + n->triples + 42) / 255);
     for (int t = 0; t < T; t++) {
         double a = 0, b = 0;
         for (int c = 0; c < dv; c++) a += pow(value_of(f->v[t * dv + c]), 2), b += pow(f->dv[t * dv + c], 2);
         first[t] = sqrt(a / dv);
         max = fmax(max, first[t]);
-        if (f->page[n->a + t] >= 16 && dv >= 64 && fabs(sqrt(b / a) - 1) > 1 / 31.) fail_msg("token %d of %d: %g of the true length", t, T, sqrt(b / a));
+        if (f->page[n->a + t] >= 16 && dv >= 64 && fabs(sqrt(b / a) - 1) > 1 / 31.)
+            fail_msg("token %d of %d: %g of the true length", t, T, sqrt(b / a));
     }
     for (int t = 0; t < T; t++) first[t] = naive_token_scale(first[t], max);
     for (int c = 0; c < dv; c++) {
@@ -246,20 +258,28 @@ static void check_minmax(const fixture *f) {
         const double *got = side ? f->dv : f->dk;
         for (int t0 = 0; t0 < f->e.n; t0 += side ? 1 : gk)
             for (int c0 = 0; c0 < d; c0 += side ? gv : 1) {
-                int t1 = side ? t0 + 1 : t0 + gk < f->e.n ? t0 + gk : f->e.n, c1 = side ? (c0 + gv < d ? c0 + gv : d) : c0 + 1;
+                int t1 = side               ? t0 + 1
+                         : t0 + gk < f->e.n ? t0 + gk
+                                            : f->e.n,
+                    c1 = side ? (c0 + gv < d ? c0 + gv : d) : c0 + 1;
                 double lo = INFINITY, hi = -INFINITY;
                 for (int t = t0; t < t1; t++)
-                    for (int c = c0; c < c1; c++) lo = fmin(lo, value_of(src[t * d + c])), hi = fmax(hi, value_of(src[t * d + c]));
+                    for (int c = c0; c < c1; c++)
+                        lo = fmin(lo, value_of(src[t * d + c])), hi = fmax(hi, value_of(src[t * d + c]));
                 long i = n->kind == '8' ? (side ? t0 : c0) : side ? t0 * n->gv + c0 / gv : t0 / gk * n->dkp + c0;
-                double s = naive_half(f->page + (side ? n->vs : n->ks) + 2 * i), m = naive_half(f->page + (side ? n->vm : n->km) + 2 * i), want = (hi - lo) / top;
+                double s = naive_half(f->page + (side ? n->vs : n->ks) + 2 * i),
+                       m = naive_half(f->page + (side ? n->vm : n->km) + 2 * i), want = (hi - lo) / top;
                 assert_true(m == lo);
-                if (n->kind == '8') assert_true(s >= want * (1 - 1e-7) && s <= want * (1 + 1.001 / 1024) + 6e-8);
-                else assert_true(fabs(s - want) <= want / 2047 + 3e-8);
+                if (n->kind == '8')
+                    assert_true(s >= want * (1 - 1e-7) && s <= want * (1 + 1.001 / 1024) + 6e-8);
+                else
+                    assert_true(fabs(s - want) <= want / 2047 + 3e-8);
                 double bound = fmax(s / 2 * (1 + 1e-4), hi - lo - top * s + 1e-6 * (hi - lo)) + 1e-7 * fabs(lo);
                 for (int t = t0; t < t1; t++)
                     for (int c = c0; c < c1; c++)
                         if (!(fabs(got[t * d + c] - value_of(src[t * d + c])) <= bound))
-                            fail_msg("%s token %d channel %d: %g instead of %g, step %g", side ? "V" : "K", t, c, got[t * d + c], value_of(src[t * d + c]), s);
+                            fail_msg("%s token %d channel %d: %g instead of %g, step %g", side ? "V" : "K", t, c,
+                                     got[t * d + c], value_of(src[t * d + c]), s);
             }
     }
 }
@@ -285,7 +305,7 @@ static void test_random_input(void **state) {
             fixture f;
             fixture_make(&f, kf, kf, shapes[s][0], shapes[s][1]);
             uint32_t P = f.l.tokens, counts[] = {1, 2, 3, 7, 8, 9, 13, P - 1, P};
-            for (uint32_t i = 0; i < (s ? 9 : P); i += s > 3 ? 2 : 1) {
+            for (uint32_t i = 0; i<(s ? 9 : P); i += s> 3 ? 2 : 1) {
                 uint32_t n = s ? counts[i] : i + 1;
                 input(&f, n, &seed);
                 encode(&f, n);
@@ -327,7 +347,8 @@ static void test_deterministic(void **state) {
     }
 }
 
-/* Zeros and one constant stay exact; constants of their own a channel within half a step of the metadata; grids stay exact. */
+/* Zeros and one constant stay exact; constants of their own a channel within half a step of the metadata; grids stay
+ * exact. */
 static void test_constants(void **state) {
     for (int kf = 0; kf < KV_FORMATS; kf++) {
         fixture f;
@@ -351,7 +372,8 @@ static void test_constants(void **state) {
             }
             for (uint32_t j = 0; j < n * 72; j++) f.k[j] = (uint16_t)(0x3c00 + 16 * (j % 72)); /* 1 .. 3.2 by channel */
             encode(&f, n);
-            for (uint32_t j = 0; j < n * 72; j++) assert_true(fabs(f.dk[j] - value_of(f.k[j])) <= (f.n.kind == 'l' ? 2.2 / 500 : 0));
+            for (uint32_t j = 0; j < n * 72; j++)
+                assert_true(fabs(f.dk[j] - value_of(f.k[j])) <= (f.n.kind == 'l' ? 2.2 / 500 : 0));
         }
         fixture_free(&f);
     }
@@ -367,7 +389,8 @@ static void test_grid_is_exact(void **state) {
         f.v = naive_guarded(2ul * P * 64);
         for (uint32_t t = 0; t < P; t++)
             for (uint32_t c = 0; c < 64; c++) { /* -2 + code / 4; both ends in every group */
-                uint32_t end = c % 16 < 2 || t % 8 < 2, code = end ? ((c + t) % 2 ? levels - 1 : 0) : (t * 7 + c * 5) % levels;
+                uint32_t end = c % 16 < 2 || t % 8 < 2,
+                         code = end ? ((c + t) % 2 ? levels - 1 : 0) : (t * 7 + c * 5) % levels;
                 f.k[t * 64 + c] = f.v[t * 64 + c] = half_of(-2 + code / 4.);
             }
         for (int c = 0; c < 64; c++) f.q2[c] = 1;
@@ -412,7 +435,8 @@ static void test_hostile_values(void **state) {
     }
 }
 
-/* Widths: no allocation of the same number of bits has less distortion (exhaustive), ties go to the lower block, zero weight gets none. */
+/* Widths: no allocation of the same number of bits has less distortion (exhaustive), ties go to the lower block, zero
+ * weight gets none. */
 static void test_fill_is_optimal(void **state) {
     uint64_t seed = 5;
     uint8_t order[32], widths[4];
@@ -451,9 +475,11 @@ static void test_fill_is_optimal(void **state) {
 
 /* f16 neighbours against trying all 65,536. */
 static void test_half_bounds(void **state) {
-    static const float xs[] = {0, 1, -1, 1.0001f, -1.0001f, 65504, 65505, -65505, 70000, 1e-9f, -1e-9f, 6e-8f, 3.1e-5f, .1f, -.1f, 6.1e-5f, 2047.5f};
+    static const float xs[] = {0,     1,      -1,    1.0001f, -1.0001f, 65504, 65505,   -65505, 70000,
+                               1e-9f, -1e-9f, 6e-8f, 3.1e-5f, .1f,      -.1f,  6.1e-5f, 2047.5f};
     for (size_t i = 0; i < sizeof xs / sizeof *xs; i++) {
-        double up = xs[i] > 65504 ? 65504 : naive_half_bound(xs[i], true), down = xs[i] < -65504 ? -65504 : naive_half_bound(xs[i], false);
+        double up = xs[i] > 65504 ? 65504 : naive_half_bound(xs[i], true),
+               down = xs[i] < -65504 ? -65504 : naive_half_bound(xs[i], false);
         assert_true(value_of(kv_f16_up(xs[i])) == up);
         assert_true(value_of(kv_f16_down(xs[i])) == down);
     }
@@ -472,8 +498,10 @@ static void test_token_scales(void **state) {
         int8_t e0 = kv_encode_token_scales(a, 40, u);
         for (int i = 0; i < 40; i++) {
             assert_true(a[i] == ldexpf(1 + (float)(u[i] & 15) / 16, e0 + (u[i] >> 4)));
-            if (was[i] >= ldexpf(1, e0)) assert_true(fabsf(a[i] - was[i]) <= was[i] / 32);
-            else assert_int_equal(u[i], 0);
+            if (was[i] >= ldexpf(1, e0))
+                assert_true(fabsf(a[i] - was[i]) <= was[i] / 32);
+            else
+                assert_int_equal(u[i], 0);
         }
         assert_true(max < ldexpf(2, e0 + 15) && max >= ldexpf(31 / 32.f, e0 + 15));
     }
@@ -484,9 +512,9 @@ static void test_token_scales(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_half_bounds),   cmocka_unit_test(test_token_scales), cmocka_unit_test(test_fill_is_optimal),
-        cmocka_unit_test(test_random_input),  cmocka_unit_test(test_deterministic), cmocka_unit_test(test_constants),
-        cmocka_unit_test(test_grid_is_exact), cmocka_unit_test(test_hostile_values)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_half_bounds),     cmocka_unit_test(test_token_scales),
+                                       cmocka_unit_test(test_fill_is_optimal), cmocka_unit_test(test_random_input),
+                                       cmocka_unit_test(test_deterministic),   cmocka_unit_test(test_constants),
+                                       cmocka_unit_test(test_grid_is_exact),   cmocka_unit_test(test_hostile_values)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

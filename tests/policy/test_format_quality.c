@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a format costs: relative squared error of attention outputs ("outerr") when all tokens are decoded from pages, in double
- * precision, on keys, values and queries of a real model (shared golden data) and on synthetic ones. Asserts the order of the ladder
- * and that K of q2s stays below half the error of a plain 2-bit min/max quantizer per channel. Prints the table.
+ * What a format costs: relative squared error of attention outputs ("outerr") when all tokens are decoded from pages,
+ * in double precision, on keys, values and queries of a real model (shared golden data) and on synthetic ones. Asserts
+ * the order of the ladder and that K of q2s stays below half the error of a plain 2-bit min/max quantizer per channel.
+ * Prints the table.
  */
 #include "base/half.h"
 #include "test_format_naive.h"
@@ -42,9 +43,12 @@ static void plain_keys(const head *h, int run, double *k) {
         for (int c = 0; c < D_HEAD; c++) {
             int t1 = t0 + run < h->n ? t0 + run : h->n;
             double lo = INFINITY, hi = -INFINITY;
-            for (int t = t0; t < t1; t++) lo = fmin(lo, (double)kv_f16_f32(h->k[t * D_HEAD + c])), hi = fmax(hi, (double)kv_f16_f32(h->k[t * D_HEAD + c]));
+            for (int t = t0; t < t1; t++)
+                lo = fmin(lo, (double)kv_f16_f32(h->k[t * D_HEAD + c])),
+                hi = fmax(hi, (double)kv_f16_f32(h->k[t * D_HEAD + c]));
             double s = (hi - lo) / 3;
-            for (int t = t0; t < t1; t++) k[t * D_HEAD + c] = s > 0 ? lo + s * rint(((double)kv_f16_f32(h->k[t * D_HEAD + c]) - lo) / s) : lo;
+            for (int t = t0; t < t1; t++)
+                k[t * D_HEAD + c] = s > 0 ? lo + s * rint(((double)kv_f16_f32(h->k[t * D_HEAD + c]) - lo) / s) : lo;
         }
 }
 
@@ -66,7 +70,7 @@ static double outerr(const head *h, const double *k, const double *v) {
     double total = 0, a[D_HEAD], b[D_HEAD];
     int count = 0;
     exact(h, k0, v0);
-    for (int t = h->first_query; t < h->n; t += h->n > 100 ? 3 : 1)
+    for (int t = h->first_query; t<h->n; t += h->n> 100 ? 3 : 1)
         for (int g = 0; g < GROUP; g++, count++) {
             const float *q = h->q + (t * GROUP + g) * D_HEAD;
             double num = 0, den = 0;
@@ -89,7 +93,8 @@ static void query_squares(head *h) {
 static const int ladder[] = {KV_F16, KV_Q8, KV_Q4, KV_Q3, KV_Q2, KV_Q2S, KV_Q1};
 enum { N_LADDER = 7 };
 
-/* Mean over heads for every format: both, K alone, V alone; then the plain quantizer of K over the tokens of a q2s page. */
+/* Mean over heads for every format: both, K alone, V alone; then the plain quantizer of K over the tokens of a q2s
+ * page. */
 static void measure(const char *name, head *heads, int n_heads, bool v_monotone) {
     static double k[MAX_TOKENS * D_HEAD], v[MAX_TOKENS * D_HEAD], k0[MAX_TOKENS * D_HEAD], v0[MAX_TOKENS * D_HEAD];
     double both[KV_FORMATS] = {0}, only_k[KV_FORMATS] = {0}, only_v[KV_FORMATS] = {0}, plain = 0;
@@ -105,11 +110,14 @@ static void measure(const char *name, head *heads, int n_heads, bool v_monotone)
         plain += outerr(&heads[i], k, v0) / n_heads;
     }
     for (int f = 0; f < KV_FORMATS; f++)
-        print_message("%-10s %-8s outerr %.6f   K alone %.6f   V alone %.6f\n", name, kv_formats[f].name, both[f], only_k[f], only_v[f]);
+        print_message("%-10s %-8s outerr %.6f   K alone %.6f   V alone %.6f\n", name, kv_formats[f].name, both[f],
+                      only_k[f], only_v[f]);
     print_message("%-10s plain 2-bit K, min/max per channel %.6f\n", name, plain);
     assert_true(both[KV_F16] == 0);
-    for (int i = 1; i < N_LADDER; i++) assert_true(both[ladder[i]] > both[ladder[i - 1]] && only_k[ladder[i]] > only_k[ladder[i - 1]]);
-    assert_true(!v_monotone || (only_v[KV_Q8] < only_v[KV_Q4] && only_v[KV_Q4] < only_v[KV_Q3] && only_v[KV_Q3] < only_v[KV_Q2]));
+    for (int i = 1; i < N_LADDER; i++)
+        assert_true(both[ladder[i]] > both[ladder[i - 1]] && only_k[ladder[i]] > only_k[ladder[i - 1]]);
+    assert_true(!v_monotone ||
+                (only_v[KV_Q8] < only_v[KV_Q4] && only_v[KV_Q4] < only_v[KV_Q3] && only_v[KV_Q3] < only_v[KV_Q2]));
     assert_true(only_k[KV_Q2S] < plain / 2);
     assert_true(both[KV_Q2S] < both[KV_KIVI2]);
     assert_true(both[KV_Q8] < 1e-3 && both[KV_Q4] < 1e-2);
@@ -128,7 +136,8 @@ static float *golden(const char *what, int layer, size_t n) {
 static void test_real_model(void **state) {
     head *heads = test_calloc(6, sizeof *heads);
     for (int layer = 0; layer < 2; layer++) {
-        float *q = golden("q", 29 * layer, 64 * 9 * 64), *k = golden("k", 29 * layer, 64 * 3 * 64), *v = golden("v", 29 * layer, 64 * 3 * 64);
+        float *q = golden("q", 29 * layer, 64 * 9 * 64), *k = golden("k", 29 * layer, 64 * 3 * 64),
+              *v = golden("v", 29 * layer, 64 * 3 * 64);
         if (!q || !k || !v) {
             test_free(heads);
             skip();
@@ -138,7 +147,9 @@ static void test_real_model(void **state) {
             h->n = 64;
             h->first_query = 8;
             for (int t = 0; t < 64; t++) {
-                for (int c = 0; c < 64; c++) h->k[t * 64 + c] = kv_f32_f16(k[(t * 3 + i) * 64 + c]), h->v[t * 64 + c] = kv_f32_f16(v[(t * 3 + i) * 64 + c]);
+                for (int c = 0; c < 64; c++)
+                    h->k[t * 64 + c] = kv_f32_f16(k[(t * 3 + i) * 64 + c]),
+                                  h->v[t * 64 + c] = kv_f32_f16(v[(t * 3 + i) * 64 + c]);
                 memcpy(h->q + t * GROUP * 64, q + (t * 9 + i * 3) * 64, sizeof(float) * GROUP * 64);
             }
             query_squares(h);
@@ -151,7 +162,8 @@ static void test_real_model(void **state) {
     test_free(heads);
 }
 
-/* Keys as RoPE leaves them: biases that turn with the position, fast in low pairs and slow in high ones, plus noise; a few loud channels. */
+/* Keys as RoPE leaves them: biases that turn with the position, fast in low pairs and slow in high ones, plus noise; a
+ * few loud channels. */
 static void test_synthetic(void **state) {
     uint64_t seed = 42;
     head *heads = test_calloc(2, sizeof *heads);
@@ -168,7 +180,8 @@ static void test_synthetic(void **state) {
                 float angle = (float)t * powf(1e5f, -(float)(c / 2) / 32), turn = c % 2 ? sinf(angle) : cosf(angle);
                 h->k[t * 64 + c] = kv_f32_f16(amplitude[c / 2] * turn + loud[c] * test_normal(&seed));
                 h->v[t * 64 + c] = kv_f32_f16(size * test_normal(&seed) * (1 + (float)(c % 4)));
-                for (int g = 0; g < GROUP; g++) h->q[(t * GROUP + g) * 64 + c] = amplitude[c / 2] * turn + .7f * test_normal(&seed);
+                for (int g = 0; g < GROUP; g++)
+                    h->q[(t * GROUP + g) * 64 + c] = amplitude[c / 2] * turn + .7f * test_normal(&seed);
             }
         }
         query_squares(h);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Streamed global selection: what stays after the last layer is exactly what an offline sort over all layers keeps, and never more
- * pages than the budget are held between layers. */
+/* Streamed global selection: what stays after the last layer is exactly what an offline sort over all layers keeps, and
+ * never more pages than the budget are held between layers. */
 #include "support/support.h"
 
 #include "base/alloc.h"
@@ -151,7 +151,8 @@ static void failed_allocations_change_nothing(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(streamed_equals_offline), cmocka_unit_test(infinite_prices_count),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(streamed_equals_offline),
+                                       cmocka_unit_test(infinite_prices_count),
                                        cmocka_unit_test(failed_allocations_change_nothing)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Budgets of a compression point: the papers' figures, counts by hand, and shares against a real cache that is filled as the plan says
- * and counted by the pool's own walk.
+ * Budgets of a compression point: the papers' figures, counts by hand, and shares against a real cache that is filled
+ * as the plan says and counted by the pool's own walk.
  */
 #include "support/support.h"
 
@@ -13,16 +13,27 @@
 
 enum { MAXL = 48 };
 
-typedef struct setup { kv_policy policy; kv_plan_layer layers[MAXL]; kv_plan_input in; } setup;
+typedef struct setup {
+    kv_policy policy;
+    kv_plan_layer layers[MAXL];
+    kv_plan_input in;
+} setup;
 
 /* A first sync of n tokens: every layer has `heads` streams of head dims 64, pages of 4 KiB. */
-static void first_sync(setup *s, const char *policy, uint32_t n_layers, uint32_t heads, uint32_t page_tokens, uint32_t n) {
+static void first_sync(setup *s, const char *policy, uint32_t n_layers, uint32_t heads, uint32_t page_tokens,
+                       uint32_t n) {
     kv_error err = {0};
     memset(s, 0, sizeof *s);
     if (kv_policy_parse(policy, &s->policy, &err)) fail_msg("%s", err.message);
     for (uint32_t l = 0; l < n_layers; l++) s->layers[l] = (kv_plan_layer){heads, 16, page_tokens, 256, 256};
-    s->in = (kv_plan_input){.policy = &s->policy, .n_layers = n_layers, .layers = s->layers, .page_bytes = 4096, .page_overhead = 44, .n_seen = n,
-                            .n_unsealed = n, .first = true};
+    s->in = (kv_plan_input){.policy = &s->policy,
+                            .n_layers = n_layers,
+                            .layers = s->layers,
+                            .page_bytes = 4096,
+                            .page_overhead = 44,
+                            .n_seen = n,
+                            .n_unsealed = n,
+                            .first = true};
 }
 
 static kv_plan make(const setup *s) {
@@ -58,16 +69,18 @@ static void pyramid_figures(void **state) {
     kv_plan_free(&p);
 }
 
-/* Whatever delta, clamp and stream counts: the total stays within one layer's streams, layers fall, none passes its candidates. */
+/* Whatever delta, clamp and stream counts: the total stays within one layer's streams, layers fall, none passes its
+ * candidates. */
 static void pyramid_total_is_kept(void **state) {
     uint64_t seed = 9;
     for (int round = 0; round < 3000; round++) {
         uint64_t r = test_rand(&seed);
         setup s;
-        uint32_t n_layers = 1 + (uint32_t)(r % MAXL), n = 1 + (uint32_t)((r >> 8) % 5000), heads = 1 + (uint32_t)((r >> 24) % 4);
+        uint32_t n_layers = 1 + (uint32_t)(r % MAXL), n = 1 + (uint32_t)((r >> 8) % 5000),
+                 heads = 1 + (uint32_t)((r >> 24) % 4);
         char text[96];
-        (void)snprintf(text, sizeof text, "minikv,delta=%u.%u,keep=0.%u,local=0.%02u", 1 + (uint32_t)((r >> 32) % 25), (uint32_t)((r >> 40) % 10),
-                       100 + (uint32_t)((r >> 44) % 899), (uint32_t)((r >> 54) % 10));
+        (void)snprintf(text, sizeof text, "minikv,delta=%u.%u,keep=0.%u,local=0.%02u", 1 + (uint32_t)((r >> 32) % 25),
+                       (uint32_t)((r >> 40) % 10), 100 + (uint32_t)((r >> 44) % 899), (uint32_t)((r >> 54) % 10));
         first_sync(&s, text, n_layers, heads, 60, n);
         bool equal_streams = r >> 63;
         if (!equal_streams)
@@ -84,28 +97,36 @@ static void pyramid_total_is_kept(void **state) {
         uint64_t sum = 0, want = 0;
         for (uint32_t l = 0; l < n_layers; l++) {
             assert_true(p.tokens[l] >= local && p.tokens[l] <= n);
-            if (l && equal_streams && p.tokens[l] > p.tokens[l - 1] + 1) fail_msg("%s, %u layers, %u tokens: layer %u keeps %u after %u", text, n_layers, n, l, p.tokens[l], p.tokens[l - 1]);
+            if (l && equal_streams && p.tokens[l] > p.tokens[l - 1] + 1)
+                fail_msg("%s, %u layers, %u tokens: layer %u keeps %u after %u", text, n_layers, n, l, p.tokens[l],
+                         p.tokens[l - 1]);
             sum += (uint64_t)p.tokens[l] * s.layers[l].n_streams;
             want += (uint64_t)kept * s.layers[l].n_streams;
         }
         assert_true(sum <= want);
-        if (equal_streams) assert_int_equal(sum, want);
-        else assert_true(want - sum < 4);
+        if (equal_streams)
+            assert_int_equal(sum, want);
+        else
+            assert_true(want - sum < 4);
         kv_plan_free(&p);
     }
 }
 
 static void counts_by_hand(void **state) {
-    static const struct { const char *policy; uint32_t n, sink, recent, local, tokens, pages; } cases[] = {
-        {"streaming", 1000, 4, 64, 0, 182, 12},            /* 250 = 4 + 64 + 182; 182 tokens in pages of 16 */
-        {"streaming,rate=4", 1000, 4, 64, 0, 182, 12},     /* the same said otherwise */
-        {"snapkv", 5000, 0, 32, 0, 992, 62},               /* 1024 = 32 + 992 */
-        {"h2o", 1000, 0, 0, 100, 200, 14},                 /* 100 ranked in 7 pages, 100 local in 7 */
-        {"h2o,recent=30", 1000, 0, 30, 70, 170, 12},       /* recent ones are among the newest tenth: 70 + 30; 100 ranked: 7, 70 local: 5 */
+    static const struct {
+        const char *policy;
+        uint32_t n, sink, recent, local, tokens, pages;
+    } cases[] = {
+        {"streaming", 1000, 4, 64, 0, 182, 12},        /* 250 = 4 + 64 + 182; 182 tokens in pages of 16 */
+        {"streaming,rate=4", 1000, 4, 64, 0, 182, 12}, /* the same said otherwise */
+        {"snapkv", 5000, 0, 32, 0, 992, 62},           /* 1024 = 32 + 992 */
+        {"h2o", 1000, 0, 0, 100, 200, 14},             /* 100 ranked in 7 pages, 100 local in 7 */
+        {"h2o,recent=30", 1000, 0, 30, 70, 170,
+         12}, /* recent ones are among the newest tenth: 70 + 30; 100 ranked: 7, 70 local: 5 */
         {"h2o,local=0,sink=16", 1000, 16, 0, 0, 184, 12},
         {"snapkv,tokens=40,sink=16", 5000, 16, 32, 0, 0, 0}, /* the fixed part alone passes the budget */
         {"snapkv,recent=0,tokens=1", 5000, 0, 0, 0, 1, 1},
-        {"h2o,keep=0.0001", 1000, 0, 0, 0, 1, 1},          /* a stream never ends up empty */
+        {"h2o,keep=0.0001", 1000, 0, 0, 0, 1, 1}, /* a stream never ends up empty */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         setup s;
@@ -122,10 +143,22 @@ static void counts_by_hand(void **state) {
 }
 
 static void nothing_evicted(void **state) {
-    static const struct { const char *policy; uint32_t n, sink, candidates, recent; } cases[] = {
-        {"full", 1000, 16, 920, 64},      {"full", 80, 16, 0, 64},       {"full", 79, 0, 0, 79}, {"full", 1, 0, 0, 1},       {"full", 0, 0, 0, 0},
-        {"kivi", 1000, 0, 872, 128},      {"minikv,keep=1", 50, 0, 50, 0}, {"snapkv", 1000, 0, 968, 32}, {"snapkv", 1024, 0, 992, 32},
-        {"streaming", 60, 0, 0, 60},      {"kvcompress", 32, 0, 0, 32},  {"kvcompress", 3, 0, 0, 3},
+    static const struct {
+        const char *policy;
+        uint32_t n, sink, candidates, recent;
+    } cases[] = {
+        {"full", 1000, 16, 920, 64},
+        {"full", 80, 16, 0, 64},
+        {"full", 79, 0, 0, 79},
+        {"full", 1, 0, 0, 1},
+        {"full", 0, 0, 0, 0},
+        {"kivi", 1000, 0, 872, 128},
+        {"minikv,keep=1", 50, 0, 50, 0},
+        {"snapkv", 1000, 0, 968, 32},
+        {"snapkv", 1024, 0, 992, 32},
+        {"streaming", 60, 0, 0, 60},
+        {"kvcompress", 32, 0, 0, 32},
+        {"kvcompress", 3, 0, 0, 3},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         setup s;
@@ -199,7 +232,10 @@ static void later_syncs(void **state) {
 
 /* ---- shares against a real cache */
 
-typedef struct model { uint32_t first[MAXL + 1]; kv_stream_shape shapes[MAXL]; } model;
+typedef struct model {
+    uint32_t first[MAXL + 1];
+    kv_stream_shape shapes[MAXL];
+} model;
 
 static void fill(kv_seq *seq, kv_stream *st, uint32_t n_pages, uint32_t tokens) {
     kv_error err = {0};
@@ -232,11 +268,13 @@ static uint64_t bytes_of_plan(const setup *s, const model *m, const kv_plan *p) 
                 fill(seq, st, p->n_candidates / la->page_tokens, 0);
                 tail += p->n_candidates % la->page_tokens;
             } else if (p->global) {
-                uint64_t most = (p->n_local + la->page_tokens - 1) / la->page_tokens + (ranked + la->page_tokens - 1) / la->page_tokens;
+                uint64_t most = (p->n_local + la->page_tokens - 1) / la->page_tokens +
+                                (ranked + la->page_tokens - 1) / la->page_tokens;
                 fill(seq, st, (uint32_t)(most < global ? most : global), 0);
                 global -= most < global ? most : global;
             } else {
-                uint32_t pages = (ranked + la->page_tokens - 1) / la->page_tokens + (p->n_local + la->page_tokens - 1) / la->page_tokens;
+                uint32_t pages = (ranked + la->page_tokens - 1) / la->page_tokens +
+                                 (p->n_local + la->page_tokens - 1) / la->page_tokens;
                 assert_int_equal(pages, p->pages[m->first[l] + h]);
                 fill(seq, st, pages, ranked);
             }
@@ -255,18 +293,29 @@ static uint64_t bytes_of_plan(const setup *s, const model *m, const kv_plan *p) 
 }
 
 static void shares_are_true_bytes(void **state) {
-    static const char *const policies[] = {"minikv", "kvcompress", "snapkv", "h2o", "streaming", "full,score=vote2,alloc=global", "full,score=attn,format=q2s",
-                                           "minikv,local=0.1", "minikv,sink=16,recent=64,alloc=uniform", "kvcompress,local=0.05", "minikv,alloc=global"};
+    static const char *const policies[] = {"minikv",
+                                           "kvcompress",
+                                           "snapkv",
+                                           "h2o",
+                                           "streaming",
+                                           "full,score=vote2,alloc=global",
+                                           "full,score=attn,format=q2s",
+                                           "minikv,local=0.1",
+                                           "minikv,sink=16,recent=64,alloc=uniform",
+                                           "kvcompress,local=0.05",
+                                           "minikv,alloc=global"};
     uint64_t seed = 77;
     uint32_t met = 0, unmet = 0, all = 0;
     for (int round = 0; round < 400; round++) {
         uint64_t r = test_rand(&seed);
         setup s;
         model m;
-        uint32_t n_layers = 1 + (uint32_t)(r % 12), heads = 1 + (uint32_t)((r >> 8) % 4), n = 1 + (uint32_t)((r >> 16) % (round % 4 ? 3000 : 200));
+        uint32_t n_layers = 1 + (uint32_t)(r % 12), heads = 1 + (uint32_t)((r >> 8) % 4),
+                 n = 1 + (uint32_t)((r >> 16) % (round % 4 ? 3000 : 200));
         uint32_t d = (uint32_t[]){64, 80, 128}[(r >> 32) % 3], p = (uint32_t[]){16, 29, 60, 97}[(r >> 36) % 4];
         char text[128];
-        (void)snprintf(text, sizeof text, "%s,share=0.%03u", policies[(r >> 40) % 11], 1 + (uint32_t)((r >> 48) % (round % 2 ? 999 : 250)));
+        (void)snprintf(text, sizeof text, "%s,share=0.%03u", policies[(r >> 40) % 11],
+                       1 + (uint32_t)((r >> 48) % (round % 2 ? 999 : 250)));
         first_sync(&s, text, n_layers, heads, p, n);
         s.in.page_bytes = (uint32_t)kv_page_bytes_for(d, d);
         m.first[0] = 0;
@@ -282,8 +331,10 @@ static void shares_are_true_bytes(void **state) {
         uint32_t tail = n_layers * heads * (plan.n_recent / 16 + 2);
         if (!plan.evict) {
             all++;
-            if (plan.share_met) assert_true((double)bytes <= target * 1.02);
-            else assert_true(plan.n_candidates == 0 && plan.share_note[0]);
+            if (plan.share_met)
+                assert_true((double)bytes <= target * 1.02);
+            else
+                assert_true(plan.n_candidates == 0 && plan.share_note[0]);
         } else if (plan.share_met) {
             met++;
             assert_true((double)bytes <= target * 1.02);
@@ -291,14 +342,16 @@ static void shares_are_true_bytes(void **state) {
             uint64_t sum_most = 0;
             for (uint32_t l = 0, i = 0; l < n_layers; l++)
                 for (uint32_t h = 0; h < heads; h++, i++) {
-                    uint32_t pt = s.layers[l].page_tokens, most = (plan.n_local + pt - 1) / pt + (plan.n_candidates - plan.n_local + pt - 1) / pt;
+                    uint32_t pt = s.layers[l].page_tokens,
+                             most = (plan.n_local + pt - 1) / pt + (plan.n_candidates - plan.n_local + pt - 1) / pt;
                     everything &= plan.global || plan.pages[i] >= most;
                     sum_most += most;
                 }
             everything &= !plan.global || plan.pages_global == sum_most;
             /* Nothing more fits: the next page would pass the target (tail items are charged 12 bytes and cost 4). */
             if (!everything && (double)bytes + cost + 8.0 * tail <= target)
-                fail_msg("%s, %u layers x %u, pages of %u, %u tokens: %.0f bytes of %.0f", text, n_layers, heads, p, n, (double)bytes, target);
+                fail_msg("%s, %u layers x %u, pages of %u, %u tokens: %.0f bytes of %.0f", text, n_layers, heads, p, n,
+                         (double)bytes, target);
         } else {
             unmet++;
             assert_true((double)bytes > target);
@@ -366,9 +419,16 @@ static void bad_input_and_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pyramid_figures), cmocka_unit_test(pyramid_total_is_kept), cmocka_unit_test(counts_by_hand), cmocka_unit_test(nothing_evicted),
-        cmocka_unit_test(global_counts), cmocka_unit_test(later_syncs), cmocka_unit_test(shares_are_true_bytes),
-        cmocka_unit_test(share_keeps_the_ratio_of_local), cmocka_unit_test(leftover_pages_go_in_order), cmocka_unit_test(bad_input_and_no_memory),
+        cmocka_unit_test(pyramid_figures),
+        cmocka_unit_test(pyramid_total_is_kept),
+        cmocka_unit_test(counts_by_hand),
+        cmocka_unit_test(nothing_evicted),
+        cmocka_unit_test(global_counts),
+        cmocka_unit_test(later_syncs),
+        cmocka_unit_test(shares_are_true_bytes),
+        cmocka_unit_test(share_keeps_the_ratio_of_local),
+        cmocka_unit_test(leftover_pages_go_in_order),
+        cmocka_unit_test(bad_input_and_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

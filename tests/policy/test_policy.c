@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The policy contract: presets, keys, refusals by name, overrides, and canonical text that parses back to the same policy. */
+/* The policy contract: presets, keys, refusals by name, overrides, and canonical text that parses back to the same
+ * policy. */
 #include "support/support.h"
 
 #include "policy/policy.h"
@@ -17,7 +18,8 @@ static void refuse(const char *text, const char *part1, const char *part2) {
     kv_policy p;
     kv_error err = {0};
     assert_int_equal(kv_policy_parse(text, &p, &err), KVIST_E_POLICY);
-    if (!strstr(err.message, part1) || !strstr(err.message, part2)) fail_msg("'%s' is refused with '%s'", text, err.message);
+    if (!strstr(err.message, part1) || !strstr(err.message, part2))
+        fail_msg("'%s' is refused with '%s'", text, err.message);
 }
 
 #define PAIR(f) ((f) | (f) << 4)
@@ -55,7 +57,8 @@ static void presets(void **state) {
         assert_int_equal(p.base.window, rows[i].window);
         assert_int_equal(p.base.pool, rows[i].pool);
         assert_int_equal(p.base.stride, 1);
-        assert_true(p.delta == rows[i].delta && p.floor == rows[i].floor && p.guard == 0 && p.guard_max == 2 && p.when == 0);
+        assert_true(p.delta == rows[i].delta && p.floor == rows[i].floor && p.guard == 0 && p.guard_max == 2 &&
+                    p.when == 0);
         assert_int_equal(p.base.pool_all, rows[i].score == KV_SCORE_VOTE2);
         assert_int_equal(p.base.group_after_pool, rows[i].score == KV_SCORE_VOTE2);
         assert_int_equal(kv_policy_evicts(&p), rows[i].kind != KV_BUDGET_ALL);
@@ -73,7 +76,8 @@ static void presets(void **state) {
 }
 
 static void every_key(void **state) {
-    kv_policy p = parse("minikv,score=vote,window=16,pool=5,stride=2,alloc=global,delta=20,floor=0.2,tokens=512,format=q4/q2,sink=8,recent=128,local=100,when=prefill,guard=0,"
+    kv_policy p = parse("minikv,score=vote,window=16,pool=5,stride=2,alloc=global,delta=20,floor=0.2,tokens=512,format="
+                        "q4/q2,sink=8,recent=128,local=100,when=prefill,guard=0,"
                         "guard_max=3");
     assert_int_equal(p.base.score, KV_SCORE_VOTE);
     assert_int_equal(p.base.window, 16);
@@ -154,6 +158,7 @@ static void refusals(void **state) {
     refuse("minikv,keep=0.3,keep=0.3", "'keep'", "twice");
     refuse("minikv,keep=0.3,tokens=100", "'keep' and 'tokens'", "both budgets");
     refuse("minikv,share=0.3,rate=2", "'share' and 'rate'", "both budgets");
+    refuse("minikv,keep=0.3,share=0.1", "'keep' and 'share'", "both budgets");
     refuse("minikv,keep=0", "'keep'", "'0'");
     refuse("minikv,keep=1.01", "'keep'", "'1.01'");
     refuse("minikv,keep=-0.5", "'keep'", "above 0");
@@ -227,17 +232,20 @@ static void refusals(void **state) {
 }
 
 static bool same_layer(const kv_layer_policy *a, const kv_layer_policy *b) {
-    return a->format == b->format && a->score == b->score && a->window == b->window && a->pool == b->pool && a->stride == b->stride && a->sink == b->sink &&
-           a->recent == b->recent && a->pool_all == b->pool_all && a->group_after_pool == b->group_after_pool;
+    return a->format == b->format && a->score == b->score && a->window == b->window && a->pool == b->pool &&
+           a->stride == b->stride && a->sink == b->sink && a->recent == b->recent && a->pool_all == b->pool_all &&
+           a->group_after_pool == b->group_after_pool;
 }
 
 static bool same(const kv_policy *a, const kv_policy *b) {
-    if (a->preset != b->preset || a->alloc != b->alloc || a->budget_kind != b->budget_kind || a->budget != b->budget || a->local != b->local ||
-        a->local_of_kept != b->local_of_kept || a->delta != b->delta || a->floor != b->floor || a->when != b->when || a->guard != b->guard ||
-        a->guard_max != b->guard_max || !same_layer(&a->base, &b->base) || a->n_overrides != b->n_overrides)
+    if (a->preset != b->preset || a->alloc != b->alloc || a->budget_kind != b->budget_kind || a->budget != b->budget ||
+        a->local != b->local || a->local_of_kept != b->local_of_kept || a->delta != b->delta || a->floor != b->floor ||
+        a->when != b->when || a->guard != b->guard || a->guard_max != b->guard_max || !same_layer(&a->base, &b->base) ||
+        a->n_overrides != b->n_overrides)
         return false;
     for (uint32_t i = 0; i < a->n_overrides; i++)
-        if (a->over[i].first != b->over[i].first || a->over[i].last != b->over[i].last || a->over[i].set != b->over[i].set || !same_layer(&a->over[i].v, &b->over[i].v))
+        if (a->over[i].first != b->over[i].first || a->over[i].last != b->over[i].last ||
+            a->over[i].set != b->over[i].set || !same_layer(&a->over[i].v, &b->over[i].v))
             return false;
     return true;
 }
@@ -246,7 +254,9 @@ static uint64_t seed = 41;
 static uint32_t pick(uint32_t n) { return (uint32_t)(test_rand(&seed) % n); }
 
 static void random_layer_keys(char *at, char mark) {
-    static const char *const scores[] = {"attn", "vote", "vote2", "position"}, *const formats[] = {"f16", "q8", "q4", "q3/q2", "q2s", "kivi4", "minikv2"};
+    static const char *const scores[] = {"attn", "vote", "vote2", "position"}, *const formats[] = {
+                                                                                   "f16", "q8",    "q4",     "q3/q2",
+                                                                                   "q2s", "kivi4", "minikv2"};
     if (!pick(2)) at += sprintf(at, "%cscore=%s", mark, scores[pick(4)]), mark = ',';
     if (!pick(2)) at += sprintf(at, "%cpool=%u", mark, 1 + 2 * pick(8)), mark = ',';
     if (!pick(2)) at += sprintf(at, "%cwindow=%u", mark, 1 + pick(200)), mark = ',';
@@ -265,11 +275,20 @@ static void random_policies_print_and_parse(void **state) {
         if (!pick(4)) at += sprintf(at, ",delta=%u.%u", 1 + pick(30), pick(1000));
         if (!pick(4)) at += sprintf(at, ",floor=0.%u", pick(100000));
         switch (pick(6)) {
-        case 0: at += sprintf(at, ",keep=0.%u", 1 + pick(1000000)); break;
-        case 1: at += sprintf(at, ",tokens=%u", 1 + pick(100000)); break;
-        case 2: at += sprintf(at, ",rate=%u.%02u", 1 + pick(60), pick(100)); break;
-        case 3: at += sprintf(at, ",share=0.%09u", 1 + pick(1000000)); break;
-        default: break;
+        case 0:
+            at += sprintf(at, ",keep=0.%u", 1 + pick(1000000));
+            break;
+        case 1:
+            at += sprintf(at, ",tokens=%u", 1 + pick(100000));
+            break;
+        case 2:
+            at += sprintf(at, ",rate=%u.%02u", 1 + pick(60), pick(100));
+            break;
+        case 3:
+            at += sprintf(at, ",share=0.%09u", 1 + pick(1000000));
+            break;
+        default:
+            break;
         }
         if (!pick(5)) at += sprintf(at, pick(2) ? ",local=0.0%u" : ",local=%u", pick(300));
         if (!pick(4)) at += sprintf(at, ",sink=%u", pick(40));
@@ -277,7 +296,9 @@ static void random_policies_print_and_parse(void **state) {
         if (!pick(6)) at += sprintf(at, ",guard_max=%u.5", 1 + pick(9));
         for (uint32_t n = pick(4) ? 0 : 1 + pick(3); n; n--) {
             uint32_t a = pick(40);
-            at += pick(2) ? sprintf(at, ";layers=%u-%u", a, a + pick(9)) : pick(2) ? sprintf(at, ";layers=%u-", a) : sprintf(at, ";layers=%u", a);
+            at += pick(2)   ? sprintf(at, ";layers=%u-%u", a, a + pick(9))
+                  : pick(2) ? sprintf(at, ";layers=%u-", a)
+                            : sprintf(at, ";layers=%u", a);
             random_layer_keys(at, ':');
             at += strlen(at);
         }
@@ -303,8 +324,8 @@ static void random_policies_print_and_parse(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(presets), cmocka_unit_test(every_key), cmocka_unit_test(budgets_scale_local), cmocka_unit_test(layers),
-        cmocka_unit_test(refusals), cmocka_unit_test(random_policies_print_and_parse),
+        cmocka_unit_test(presets), cmocka_unit_test(every_key), cmocka_unit_test(budgets_scale_local),
+        cmocka_unit_test(layers),  cmocka_unit_test(refusals),  cmocka_unit_test(random_policies_print_and_parse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Scores against the formulas of the papers, in doubles: SnapKV sums the group, cuts the window off and pools; KV-Compress pools each query
- * head over all keys and sums the group; H2O and MiniKV sum; StreamingLLM counts. */
+/* Scores against the formulas of the papers, in doubles: SnapKV sums the group, cuts the window off and pools;
+ * KV-Compress pools each query head over all keys and sums the group; H2O and MiniKV sum; StreamingLLM counts. */
 #include "support/support.h"
 
 #include "policy/plan.h"
@@ -16,8 +16,8 @@ static double pool_at(const double *x, uint32_t n, uint32_t width, uint32_t i) {
     return best;
 }
 
-static double naive(const char *score, const float *sums, size_t stride, uint32_t group, uint32_t n_keys, uint32_t cand0, uint32_t n_cand, uint32_t width,
-                    uint32_t c) {
+static double naive(const char *score, const float *sums, size_t stride, uint32_t group, uint32_t n_keys,
+                    uint32_t cand0, uint32_t n_cand, uint32_t width, uint32_t c) {
     static double x[MAXK];
     if (!strcmp(score, "position")) return cand0 + c;
     if (!strcmp(score, "vote2")) {
@@ -43,7 +43,8 @@ static void formulas(void **state) {
     for (int round = 0; round < 800; round++) {
         uint64_t r = test_rand(&seed);
         const char *name = names[r % 4];
-        uint32_t group = 1 + (uint32_t)((r >> 8) % MAXG), n_keys = 1 + (uint32_t)((r >> 16) % (round < 200 ? 9 : MAXK)), width = widths[(r >> 28) % 5];
+        uint32_t group = 1 + (uint32_t)((r >> 8) % MAXG), n_keys = 1 + (uint32_t)((r >> 16) % (round < 200 ? 9 : MAXK)),
+                 width = widths[(r >> 28) % 5];
         uint32_t cand0 = (uint32_t)((r >> 32) % (n_keys + 1)), n_cand = (uint32_t)((r >> 44) % (n_keys - cand0 + 1));
         size_t stride = n_keys + 5;
         for (uint32_t i = 0; i < group * stride; i++) sums[i] = fabsf(test_normal(&seed));
@@ -57,12 +58,15 @@ static void formulas(void **state) {
         assert_true(score[n_cand] == 12345 && scratch[2 * n_keys] == 12345);
         for (uint32_t c = 0; c < n_cand; c++) {
             double want = naive(name, sums, stride, group, n_keys, cand0, n_cand, width, c);
-            if (fabs(score[c] - want) > 2e-6 * (1 + fabs(want))) fail_msg("%s group %u keys %u [%u, +%u) pool %u: %g, not %g", name, group, n_keys, cand0, n_cand, width, score[c], want);
+            if (fabs(score[c] - want) > 2e-6 * (1 + fabs(want)))
+                fail_msg("%s group %u keys %u [%u, +%u) pool %u: %g, not %g", name, group, n_keys, cand0, n_cand, width,
+                         score[c], want);
         }
     }
 }
 
-/* The window's keys are outside SnapKV's pooling and inside KV-Compress's: two heads, one spike each beyond the candidates. */
+/* The window's keys are outside SnapKV's pooling and inside KV-Compress's: two heads, one spike each beyond the
+ * candidates. */
 static void pooling_at_the_edge(void **state) {
     float sums[2][6] = {{1, 2, 3, 4, 50, 0}, {1, 1, 1, 1, 0, 60}}, score[4], scratch[12];
     kv_policy p;
@@ -76,9 +80,14 @@ static void pooling_at_the_edge(void **state) {
 }
 
 static void needs(void **state) {
-    static const struct { const char *policy; bool pass, all, square; uint32_t window, stride; } cases[] = {
-        {"streaming", false, false, false, 32, 1}, {"h2o", true, true, false, 32, 1},         {"minikv,stride=4", true, true, false, 32, 4},
-        {"snapkv,window=16,stride=4", true, false, false, 16, 1}, {"kvcompress", true, false, true, 32, 1},
+    static const struct {
+        const char *policy;
+        bool pass, all, square;
+        uint32_t window, stride;
+    } cases[] = {
+        {"streaming", false, false, false, 32, 1},     {"h2o", true, true, false, 32, 1},
+        {"minikv,stride=4", true, true, false, 32, 4}, {"snapkv,window=16,stride=4", true, false, false, 16, 1},
+        {"kvcompress", true, false, true, 32, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kv_policy p;
@@ -95,6 +104,7 @@ static void needs(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(formulas), cmocka_unit_test(pooling_at_the_edge), cmocka_unit_test(needs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(formulas), cmocka_unit_test(pooling_at_the_edge),
+                                       cmocka_unit_test(needs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

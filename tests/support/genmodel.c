@@ -9,15 +9,30 @@
 
 #include "support/support.h"
 
-typedef struct gen { const gen_spec *s; kv_gguf_writer *w; kv_error err; uint64_t rng; char key[96]; } gen;
+typedef struct gen {
+    const gen_spec *s;
+    kv_gguf_writer *w;
+    kv_error err;
+    uint64_t rng;
+    char key[96];
+} gen;
 
-static const char *const chatml =
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+static const char *const chatml = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
+                                  "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+                                  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 gen_spec gen_spec_default(void) {
-    return (gen_spec){.arch = "llama", .n_layers = 2, .n_embd = 64, .n_heads = 4, .n_kv = 2, .head_dim = 16, .n_ff = 128,
-                      .n_vocab = 320, .n_ctx = 4096, .type = KV_TYPE_F32, .seed = 1};
+    return (gen_spec){.arch = "llama",
+                      .n_layers = 2,
+                      .n_embd = 64,
+                      .n_heads = 4,
+                      .n_kv = 2,
+                      .head_dim = 16,
+                      .n_ff = 128,
+                      .n_vocab = 320,
+                      .n_ctx = 4096,
+                      .type = KV_TYPE_F32,
+                      .seed = 1};
 }
 
 /* ---- metadata */
@@ -27,8 +42,12 @@ static const char *key(gen *g, const char *suffix) {
     return g->key;
 }
 
-static kv_status arch_u32(gen *g, const char *suffix, uint32_t v) { return kv_gguf_put_u32(g->w, key(g, suffix), v, &g->err); }
-static kv_status arch_f32(gen *g, const char *suffix, float v) { return kv_gguf_put_f32(g->w, key(g, suffix), v, &g->err); }
+static kv_status arch_u32(gen *g, const char *suffix, uint32_t v) {
+    return kv_gguf_put_u32(g->w, key(g, suffix), v, &g->err);
+}
+static kv_status arch_f32(gen *g, const char *suffix, float v) {
+    return kv_gguf_put_f32(g->w, key(g, suffix), v, &g->err);
+}
 
 static uint32_t dim_v(const gen_spec *s) { return s->head_dim_v ? s->head_dim_v : s->head_dim; }
 
@@ -37,7 +56,8 @@ static kv_status put_rope(gen *g) {
     const char *scaling = s->rope_scaling;
     KV_TRY(arch_f32(g, "rope.freq_base", s->rope_base > 0 ? s->rope_base : 10000.0f));
     KV_TRY(arch_u32(g, "rope.dimension_count", s->head_dim));
-    if (!scaling || !strcmp(scaling, "llama3")) return KVIST_OK; /* llama3: only the factors tensor, as the converter does */
+    if (!scaling || !strcmp(scaling, "llama3"))
+        return KVIST_OK; /* llama3: only the factors tensor, as the converter does */
     bool yarn = !strcmp(scaling, "yarn");
     if (!yarn && strcmp(scaling, "linear")) return kv_fail(&g->err, KVIST_E_ARG, "rope_scaling '%s'", scaling);
     KV_TRY(kv_gguf_put_str(g->w, key(g, "rope.scaling.type"), scaling, &g->err));
@@ -66,7 +86,8 @@ static kv_status put_hparams(gen *g) {
 
 /* ---- tokenizer */
 
-/* GPT-2's printable stand-in for each byte, as UTF-8: printable Latin-1 stands for itself, the others follow from U+0100. */
+/* GPT-2's printable stand-in for each byte, as UTF-8: printable Latin-1 stands for itself, the others follow from
+ * U+0100. */
 static void byte_text(unsigned byte, char out[4]) {
     unsigned code = byte, others = 0;
     for (unsigned b = 0; b < 256; b++) {
@@ -74,25 +95,33 @@ static void byte_text(unsigned byte, char out[4]) {
         if (b == byte && !printable) code = 256 + others;
         if (!printable) others++;
     }
-    if (code < 128) snprintf(out, 4, "%c", (int)code);
-    else snprintf(out, 4, "%c%c", (int)(0xc0 | code >> 6), (int)(0x80 | (code & 63)));
+    if (code < 128)
+        snprintf(out, 4, "%c", (int)code);
+    else
+        snprintf(out, 4, "%c%c", (int)(0xc0 | code >> 6), (int)(0x80 | (code & 63)));
 }
 
 static kv_status put_tokenizer(gen *g) {
     /* U+0120, "\xc4\xa0", is the space's stand-in. */
-    static const char *const merges[GEN_MERGES] = {"\xc4\xa0 t", "h e", "\xc4\xa0t he", "i n", "e r", "\xc4\xa0 a", "in g", "o u"};
-    static const char *const merged[GEN_MERGES] = {"\xc4\xa0t", "he", "\xc4\xa0the", "in", "er", "\304\240a", "ing", "ou"};
+    static const char *const merges[GEN_MERGES] = {"\xc4\xa0 t", "h e",        "\xc4\xa0t he", "i n",
+                                                   "e r",        "\xc4\xa0 a", "in g",         "o u"};
+    static const char *const merged[GEN_MERGES] = {"\xc4\xa0t", "he",        "\xc4\xa0the", "in",
+                                                   "er",        "\304\240a", "ing",         "ou"};
     static const char *const special[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     uint32_t n = g->s->n_vocab;
     if (n < GEN_VOCAB_MIN) return kv_fail(&g->err, KVIST_E_ARG, "n_vocab %u is below %d", n, GEN_VOCAB_MIN);
-    char (*text)[24] = calloc(n, sizeof *text);
+    char(*text)[24] = calloc(n, sizeof *text);
     const char **tokens = calloc(n, sizeof *tokens);
     int32_t *types = calloc(n, sizeof *types);
     for (uint32_t i = 0; i < n; i++) {
-        if (i < 256) byte_text(i, text[i]);
-        else if (i < GEN_EOT) snprintf(text[i], sizeof *text, "%s", merged[i - 256]);
-        else if (i < GEN_VOCAB_MIN) snprintf(text[i], sizeof *text, "%s", special[i - GEN_EOT]);
-        else snprintf(text[i], sizeof *text, "<extra_%u>", i - GEN_VOCAB_MIN);
+        if (i < 256)
+            byte_text(i, text[i]);
+        else if (i < GEN_EOT)
+            snprintf(text[i], sizeof *text, "%s", merged[i - 256]);
+        else if (i < GEN_VOCAB_MIN)
+            snprintf(text[i], sizeof *text, "%s", special[i - GEN_EOT]);
+        else
+            snprintf(text[i], sizeof *text, "<extra_%u>", i - GEN_VOCAB_MIN);
         tokens[i] = text[i];
         types[i] = i >= GEN_EOT && i < GEN_VOCAB_MIN ? 3 : 1; /* control, normal */
     }
@@ -158,11 +187,12 @@ static kv_status put_layer(gen *g, uint32_t i) {
     char name[64];
 #define NAME(suffix) (snprintf(name, sizeof name, "blk.%u." suffix, i), name)
     bool qwen2 = !strcmp(s->arch, "qwen2"), qwen3 = !strcmp(s->arch, "qwen3");
-    uint32_t nq = s->n_heads * s->head_dim, nk = s->n_kv * s->head_dim, nv = s->n_kv * dim_v(s), no = s->n_heads * dim_v(s);
+    uint32_t nq = s->n_heads * s->head_dim, nk = s->n_kv * s->head_dim, nv = s->n_kv * dim_v(s),
+             no = s->n_heads * dim_v(s);
     uint32_t tv = s->mixed ? s->type_v : s->type;
     float in = 1 / sqrtf((float)s->n_embd), residual = 1 / sqrtf(2.0f * (float)s->n_layers);
-    /* Scores q.k / sqrt(head_dim) then have a deviation near 1.6 x 1.6; the gain gives K channels unequal ranges, as real
-     * models have them. With QK norms the norm's weights do it. */
+    /* Scores q.k / sqrt(head_dim) then have a deviation near 1.6 x 1.6; the gain gives K channels unequal ranges, as
+     * real models have them. With QK norms the norm's weights do it. */
     KV_TRY(vector(g, NAME("attn_norm.weight"), s->n_embd, 1, 0.2f));
     KV_TRY(matrix(g, NAME("attn_q.weight"), s->type, s->n_embd, nq, 1.6f * in, 0));
     KV_TRY(matrix(g, NAME("attn_k.weight"), s->type, s->n_embd, nk, 1.4f * in, 0.5f));

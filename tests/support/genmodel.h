@@ -13,18 +13,19 @@
 #include "gguf/gguf.h"
 
 typedef struct gen_spec {
-    const char *arch;      /* "llama", "qwen2", "qwen3" */
+    const char *arch; /* "llama", "qwen2", "qwen3" */
     uint32_t n_layers, n_embd, n_heads, n_kv, head_dim;
-    uint32_t head_dim_v;   /* 0: head_dim */
+    uint32_t head_dim_v; /* 0: head_dim */
     uint32_t n_ff;
-    uint32_t n_vocab;      /* at least GEN_VOCAB_MIN; the tokens past the real ones are "<extra_I>" */
+    uint32_t n_vocab; /* at least GEN_VOCAB_MIN; the tokens past the real ones are "<extra_I>" */
     uint32_t n_ctx;
-    uint32_t type;         /* weights (enum kv_type); rows that are not whole blocks of it become F16 */
-    uint32_t type_v;       /* attn_v and ffn_down, as mixed files have it; used when mixed */
+    uint32_t type;   /* weights (enum kv_type); rows that are not whole blocks of it become F16 */
+    uint32_t type_v; /* attn_v and ffn_down, as mixed files have it; used when mixed */
     bool mixed;
-    bool tied;             /* no output.weight */
-    const char *rope_scaling; /* NULL, "linear" (factor 2), "yarn" (factor 4 over n_ctx / 4), "llama3" (rope_freqs.weight) */
-    float rope_base;       /* 0: 10000 */
+    bool tied; /* no output.weight */
+    const char
+        *rope_scaling; /* NULL, "linear" (factor 2), "yarn" (factor 4 over n_ctx / 4), "llama3" (rope_freqs.weight) */
+    float rope_base;   /* 0: 10000 */
     uint64_t seed;
 } gen_spec;
 

@@ -20,8 +20,8 @@ static void test_renderings(void **state) {
         char buf[2048];
         size_t len;
         kv_error err = {0};
-        kv_status s = kv_chat_format(r->family, jinja_of(r->family), "<s>", "</s>", talks[r->talk].m, talks[r->talk].n, r->answer, buf,
-                                     sizeof buf, &len, &err);
+        kv_status s = kv_chat_format(r->family, jinja_of(r->family), "<s>", "</s>", talks[r->talk].m, talks[r->talk].n,
+                                     r->answer, buf, sizeof buf, &len, &err);
         if (!r->text) {
             assert_int_not_equal(s, KVIST_OK);
             assert_true(strlen(err.message) > 10);
@@ -34,17 +34,20 @@ static void test_renderings(void **state) {
 }
 
 static void test_detection(void **state) {
-    for (size_t i = 0; i < COUNT(templates); i++) assert_string_equal(kv_chat_detect(templates[i].jinja), templates[i].family);
+    for (size_t i = 0; i < COUNT(templates); i++)
+        assert_string_equal(kv_chat_detect(templates[i].jinja), templates[i].family);
     assert_null(kv_chat_detect(NULL));
     assert_null(kv_chat_detect(""));
     assert_null(kv_chat_detect("{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}"));
-    assert_null(kv_chat_detect("<|im_start|>user<|im_sep|>"));                       /* Phi-4 is not ChatML */
-    assert_null(kv_chat_detect("<|im_start|>assistant\\n<think>\\n'"));              /* a thinking model we do not know */
-    assert_null(kv_chat_detect("<|start_header_id|>user<|end_header_id|>{{ x }}"));   /* not Llama 3's own turn */
-    assert_string_equal(kv_chat_detect("'<|im_start|>system\\n' + x <think> ns.last_query_index enable_thinking is false"), "qwen3");
+    assert_null(kv_chat_detect("<|im_start|>user<|im_sep|>"));          /* Phi-4 is not ChatML */
+    assert_null(kv_chat_detect("<|im_start|>assistant\\n<think>\\n'")); /* a thinking model we do not know */
+    assert_null(kv_chat_detect("<|start_header_id|>user<|end_header_id|>{{ x }}")); /* not Llama 3's own turn */
+    assert_string_equal(
+        kv_chat_detect("'<|im_start|>system\\n' + x <think> ns.last_query_index enable_thinking is false"), "qwen3");
     assert_string_equal(kv_chat_detect("[AVAILABLE_TOOLS] \"[INST] \" + x"), "mistral-v3");
     assert_string_equal(kv_chat_detect("[AVAILABLE_TOOLS] \"[INST]\" + x"), "mistral-v3-tekken");
-    assert_string_equal(kv_chat_detect("'<|start_header_id|>' Cutting Knowledge Date | trim + '<|eot_id|>'"), "llama3.1");
+    assert_string_equal(kv_chat_detect("'<|start_header_id|>' Cutting Knowledge Date | trim + '<|eot_id|>'"),
+                        "llama3.1");
 }
 
 static void test_names(void **state) {
@@ -66,11 +69,13 @@ static void test_default_system(void **state) {
     size_t len;
     kv_error err = {0};
     assert_string_equal(kv_chat_detect(jinja), "chatml");
-    assert_int_equal(kv_chat_format("chatml", jinja, NULL, NULL, m + 1, 1, false, buf, sizeof buf, &len, &err), KVIST_OK);
+    assert_int_equal(kv_chat_format("chatml", jinja, NULL, NULL, m + 1, 1, false, buf, sizeof buf, &len, &err),
+                     KVIST_OK);
     assert_string_equal(buf, "<|im_start|>system\nYou are Ada.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
     assert_int_equal(kv_chat_format("chatml", jinja, NULL, NULL, m, 2, false, buf, sizeof buf, &len, &err), KVIST_OK);
     assert_string_equal(buf, "<|im_start|>system\nSys<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
-    assert_int_equal(kv_chat_format("chatml", NULL, NULL, NULL, m + 1, 1, false, buf, sizeof buf, &len, &err), KVIST_OK);
+    assert_int_equal(kv_chat_format("chatml", NULL, NULL, NULL, m + 1, 1, false, buf, sizeof buf, &len, &err),
+                     KVIST_OK);
     assert_string_equal(buf, "<|im_start|>user\nHi<|im_end|>\n");
 }
 
@@ -92,13 +97,16 @@ static void test_buffer(void **state) {
 }
 
 static void test_refusals(void **state) {
-    const kvist_message tool[] = {{"user", "a"}, {"tool", "b"}}, twice[] = {{"user", "a"}, {"user", "b"}}, null[] = {{"user", NULL}};
+    const kvist_message tool[] = {{"user", "a"}, {"tool", "b"}}, twice[] = {{"user", "a"}, {"user", "b"}},
+                        null[] = {{"user", NULL}};
     char buf[256];
     size_t n;
     kv_error err = {0};
-    assert_int_equal(kv_chat_format("nonsense", NULL, "", "", tool, 1, true, buf, sizeof buf, &n, &err), KVIST_E_UNSUPPORTED);
+    assert_int_equal(kv_chat_format("nonsense", NULL, "", "", tool, 1, true, buf, sizeof buf, &n, &err),
+                     KVIST_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "chatml"));
-    assert_int_equal(kv_chat_format("qwen2", NULL, "", "", tool, 2, true, buf, sizeof buf, &n, &err), KVIST_E_UNSUPPORTED);
+    assert_int_equal(kv_chat_format("qwen2", NULL, "", "", tool, 2, true, buf, sizeof buf, &n, &err),
+                     KVIST_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "tool"));
     assert_int_equal(kv_chat_format("llama2", NULL, "", "", twice, 2, true, buf, sizeof buf, &n, &err), KVIST_E_ARG);
     assert_int_equal(kv_chat_format("chatml", NULL, "", "", null, 1, true, buf, sizeof buf, &n, &err), KVIST_E_ARG);
@@ -122,8 +130,9 @@ static void test_model_template(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_renderings), cmocka_unit_test(test_detection), cmocka_unit_test(test_names), cmocka_unit_test(test_default_system),
-        cmocka_unit_test(test_buffer),     cmocka_unit_test(test_refusals),  cmocka_unit_test(test_model_template),
+        cmocka_unit_test(test_renderings),     cmocka_unit_test(test_detection), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_default_system), cmocka_unit_test(test_buffer),    cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_model_template),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,7 +10,10 @@
 static kv_tokenizer *byte_vocab(void) {
     static char text[257][16];
     const char *p[258];
-    for (unsigned b = 0; b < 256; b++) { put_printable(text[b], b); p[b] = text[b]; }
+    for (unsigned b = 0; b < 256; b++) {
+        put_printable(text[b], b);
+        p[b] = text[b];
+    }
     p[256] = "x\xc3\xb0\xc5\x81"; /* x, then bytes f0 9f: a character that begins inside a token */
     p[257] = "<|end|>";
     kv_tokenizer *t;
@@ -24,7 +27,8 @@ static void push(kv_detok *d, int32_t id, const char *want) {
     size_t len;
     kv_error err = {0};
     assert_int_equal(kv_detok_push(d, id, &out, &len, &err), KVIST_OK);
-    if (len != strlen(want) || memcmp(out, want, len) != 0) fail_msg("token %d gave '%.*s' (%zu), want '%s'", id, (int)len, out, len, want);
+    if (len != strlen(want) || memcmp(out, want, len) != 0)
+        fail_msg("token %d gave '%.*s' (%zu), want '%s'", id, (int)len, out, len, want);
 }
 static void finish(kv_detok *d, const char *want) {
     const char *out;
@@ -40,18 +44,35 @@ static void test_emoji_split(void **state) {
     kv_tokenizer *t = byte_vocab();
     kv_detok d;
     kv_detok_init(&d, t, false);
-    push(&d, 0xf0, ""); push(&d, 0x9f, ""); push(&d, 0x98, ""); push(&d, 0x80, "\xf0\x9f\x98\x80");
+    push(&d, 0xf0, "");
+    push(&d, 0x9f, "");
+    push(&d, 0x98, "");
+    push(&d, 0x80, "\xf0\x9f\x98\x80");
     finish(&d, "");
-    push(&d, 256, "x"); push(&d, 0xa6, ""); push(&d, 0x99, "\xf0\x9f\xa6\x99");
-    push(&d, 257, "");                             /* a control token says nothing */
-    push(&d, 0xf0, ""); push(&d, 'a', BAD "a");    /* cut short: one replacement for the whole beginning */
-    push(&d, 0xe2, ""); push(&d, 0x82, ""); push(&d, 'b', BAD "b");
-    push(&d, 0xe0, ""); push(&d, 0x80, BAD BAD);   /* overlong */
-    push(&d, 0xed, ""); push(&d, 0xa0, BAD BAD);   /* surrogate */
-    push(&d, 0xff, BAD); push(&d, 0xc0, BAD); push(&d, 0x80, BAD);
-    push(&d, 0xf4, ""); push(&d, 0x90, BAD BAD);   /* past U+10FFFF */
-    push(&d, 0xf0, ""); push(&d, 0xf0, BAD); push(&d, 0xc3, BAD); push(&d, 0xa9, "\xc3\xa9");
-    push(&d, 0xe2, ""); push(&d, 0x96, "");
+    push(&d, 256, "x");
+    push(&d, 0xa6, "");
+    push(&d, 0x99, "\xf0\x9f\xa6\x99");
+    push(&d, 257, ""); /* a control token says nothing */
+    push(&d, 0xf0, "");
+    push(&d, 'a', BAD "a"); /* cut short: one replacement for the whole beginning */
+    push(&d, 0xe2, "");
+    push(&d, 0x82, "");
+    push(&d, 'b', BAD "b");
+    push(&d, 0xe0, "");
+    push(&d, 0x80, BAD BAD); /* overlong */
+    push(&d, 0xed, "");
+    push(&d, 0xa0, BAD BAD); /* surrogate */
+    push(&d, 0xff, BAD);
+    push(&d, 0xc0, BAD);
+    push(&d, 0x80, BAD);
+    push(&d, 0xf4, "");
+    push(&d, 0x90, BAD BAD); /* past U+10FFFF */
+    push(&d, 0xf0, "");
+    push(&d, 0xf0, BAD);
+    push(&d, 0xc3, BAD);
+    push(&d, 0xa9, "\xc3\xa9");
+    push(&d, 0xe2, "");
+    push(&d, 0x96, "");
     finish(&d, BAD);
     finish(&d, "");
     kv_error err = {0};
@@ -67,7 +88,8 @@ static void test_emoji_split(void **state) {
     kv_tokenizer_free(&t);
 }
 
-/* Whatever comes in, what goes out is valid UTF-8 at every step; valid text comes out unchanged; nothing allocates per token. */
+/* Whatever comes in, what goes out is valid UTF-8 at every step; valid text comes out unchanged; nothing allocates per
+ * token. */
 static void test_always_valid(void **state) {
     kv_tokenizer *t = byte_vocab();
     uint64_t seed = 5;
@@ -84,7 +106,8 @@ static void test_always_valid(void **state) {
             assert_int_equal(kv_detok_push(&d, id, &out, &len, &err), KVIST_OK);
             for (size_t k = 0; k < len;) {
                 utf8proc_int32_t c;
-                utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)out + k, (utf8proc_ssize_t)(len - k), &c);
+                utf8proc_ssize_t n =
+                    utf8proc_iterate((const utf8proc_uint8_t *)out + k, (utf8proc_ssize_t)(len - k), &c);
                 assert_true(n > 0);
                 k += (size_t)n;
             }
@@ -112,7 +135,9 @@ static void test_first_space(void **state) {
     kv_detok_init(&d, t, false);
     d.started = true; /* a text that goes on */
     push(&d, ids[1], " Hello");
-    push(&d, 3 + 0xe2, ""); push(&d, 3 + 0x82, ""); push(&d, 3 + 0xac, "\xe2\x82\xac"); /* byte tokens */
+    push(&d, 3 + 0xe2, "");
+    push(&d, 3 + 0x82, "");
+    push(&d, 3 + 0xac, "\xe2\x82\xac"); /* byte tokens */
     kv_detok_free(&d);
     free(ids);
     kv_tokenizer_free(&t);
@@ -136,7 +161,7 @@ static void test_no_memory(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_emoji_split), cmocka_unit_test(test_always_valid), cmocka_unit_test(test_first_space),
-                                       cmocka_unit_test(test_no_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_emoji_split), cmocka_unit_test(test_always_valid),
+                                       cmocka_unit_test(test_first_space), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

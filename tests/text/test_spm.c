@@ -11,7 +11,13 @@
 
 #define SPACE "\xe2\x96\x81"
 
-typedef struct vocab { char text[400][24]; const char *p[400]; int32_t type[400]; float score[400]; size_t n; } vocab;
+typedef struct vocab {
+    char text[400][24];
+    const char *p[400];
+    int32_t type[400];
+    float score[400];
+    size_t n;
+} vocab;
 
 static int32_t add(vocab *v, const char *text, int32_t type, float score) {
     snprintf(v->text[v->n], sizeof v->text[0], "%s", text);
@@ -80,8 +86,12 @@ static size_t naive(const vocab *v, const char *text, int32_t *ids) {
     strcpy(part[n++], SPACE);
     for (const char *p = text; *p;) {
         size_t k = (uint8_t)*p < 0x80 ? 1 : (uint8_t)*p < 0xe0 ? 2 : 3;
-        if (*p == ' ') strcpy(part[n++], SPACE);
-        else { memcpy(part[n], p, k); part[n++][k] = 0; }
+        if (*p == ' ')
+            strcpy(part[n++], SPACE);
+        else {
+            memcpy(part[n], p, k);
+            part[n++][k] = 0;
+        }
         p += k;
     }
     for (;;) {
@@ -92,17 +102,23 @@ static size_t naive(const vocab *v, const char *text, int32_t *ids) {
             char both[1400];
             snprintf(both, sizeof both, "%s%s", part[i], part[i + 1]);
             int32_t id = lookup(v, both);
-            if (id >= 0 && (!found || v->score[id] > score)) { best = i; score = v->score[id]; found = true; }
+            if (id >= 0 && (!found || v->score[id] > score)) {
+                best = i;
+                score = v->score[id];
+                found = true;
+            }
         }
         if (!found) break;
-        strcat(part[best], part[best + 1]);
+        memcpy(part[best] + strlen(part[best]), part[best + 1], strlen(part[best + 1]) + 1);
         memmove(part[best + 1], part[best + 2], (n - best - 2) * sizeof part[0]);
         n--;
     }
     for (size_t i = 0; i < n; i++) {
         int32_t id = lookup(v, part[i]);
-        if (id >= 0) ids[out++] = id;
-        else for (const char *c = part[i]; *c; c++) ids[out++] = 3 + (uint8_t)*c;
+        if (id >= 0)
+            ids[out++] = id;
+        else
+            for (const char *c = part[i]; *c; c++) ids[out++] = 3 + (uint8_t)*c;
     }
     return out;
 }
@@ -123,7 +139,8 @@ static void test_merge_order(void **state) {
                 if (round & 1 && k && c == 2) c = strcmp(s, SPACE) == 0 ? 2 : 0;
                 strcat(s, letters[c]);
             }
-            if (lookup(&v, s) < 0) add(&v, s, 1, (float)(test_rand(&seed) % 9) - 6); /* many equal scores, both signs, zero */
+            if (lookup(&v, s) < 0)
+                add(&v, s, 1, (float)(test_rand(&seed) % 9) - 6); /* many equal scores, both signs, zero */
         }
         kv_tokenizer *t = make(&v, 1);
         static const size_t lengths[] = {1, 2, 3, 10, 46, 47, 48, 49, 150};
@@ -211,7 +228,10 @@ static void test_allocation_failures(void **state) {
         kv_alloc_test_fail_at(i);
         s = kv_tokenizer_create(g, &t, &err);
         kv_alloc_test_fail_at(0);
-        if (s != KVIST_OK) { assert_int_equal(s, KVIST_E_MEMORY); assert_null(t); }
+        if (s != KVIST_OK) {
+            assert_int_equal(s, KVIST_E_MEMORY);
+            assert_null(t);
+        }
         assert_true(i < 100);
     }
     assert_true(i > 5);
@@ -220,7 +240,7 @@ static void test_allocation_failures(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_merge_order), cmocka_unit_test(test_flags), cmocka_unit_test(test_bad_metadata),
-                                       cmocka_unit_test(test_allocation_failures)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_merge_order), cmocka_unit_test(test_flags),
+                                       cmocka_unit_test(test_bad_metadata), cmocka_unit_test(test_allocation_failures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

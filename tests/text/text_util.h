@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Helpers of the text tests: encoding into malloc'd ids, decoding back, small vocabularies, Qwen's vocab.json + merges.txt. */
+/* Helpers of the text tests: encoding into malloc'd ids, decoding back, small vocabularies, Qwen's vocab.json +
+ * merges.txt. */
 #ifndef KV_TESTS_TEXT_UTIL_H
 #define KV_TESTS_TEXT_UTIL_H
 
@@ -10,7 +11,8 @@
 
 static inline int32_t *encode(const kv_tokenizer *t, const char *s, size_t len, bool special, bool parse, size_t *n) {
     kv_error err = {0};
-    if (kv_tokenizer_encode(t, s, len, special, parse, NULL, 0, n, &err) != KVIST_OK) fail_msg("encode: %s", err.message);
+    if (kv_tokenizer_encode(t, s, len, special, parse, NULL, 0, n, &err) != KVIST_OK)
+        fail_msg("encode: %s", err.message);
     size_t need = *n;
     int32_t *ids = malloc((need + 1) * sizeof *ids);
     ids[need] = 0x5a5a5a5a; /* canary: never more than cap written */
@@ -47,8 +49,10 @@ static inline char *stream_of(const kv_tokenizer *t, const int32_t *ids, size_t 
     for (size_t i = 0; i <= n; i++) {
         const char *p;
         size_t k;
-        if (i < n) assert_int_equal(kv_detok_push(&d, ids[i], &p, &k, &err), KVIST_OK);
-        else kv_detok_finish(&d, &p, &k);
+        if (i < n)
+            assert_int_equal(kv_detok_push(&d, ids[i], &p, &k, &err), KVIST_OK);
+        else
+            kv_detok_finish(&d, &p, &k);
         while (*len + k + 1 > cap) s = realloc(s, cap *= 2);
         memcpy(s + *len, p, k);
         *len += k;
@@ -58,7 +62,8 @@ static inline char *stream_of(const kv_tokenizer *t, const int32_t *ids, size_t 
     return s;
 }
 
-static inline void expect_ids(const kv_tokenizer *t, const char *text, bool special, bool parse, const int32_t *want, size_t n_want) {
+static inline void expect_ids(const kv_tokenizer *t, const char *text, bool special, bool parse, const int32_t *want,
+                              size_t n_want) {
     size_t n;
     int32_t *ids = encode(t, text, strlen(text), special, parse, &n);
     bool same = n == n_want;
@@ -73,8 +78,9 @@ static inline void expect_ids(const kv_tokenizer *t, const char *text, bool spec
     free(ids);
     assert_true(same);
 }
-#define EXPECT_IDS(t, text, special, parse, ...)                                                                          \
-    expect_ids(t, text, special, parse, (const int32_t[]){__VA_ARGS__}, sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t))
+#define EXPECT_IDS(t, text, special, parse, ...)                                                                       \
+    expect_ids(t, text, special, parse, (const int32_t[]){__VA_ARGS__},                                                \
+               sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t))
 
 /* Code point of a byte in GPT-2's alphabet, computed the way GPT-2's own encoder lists it. */
 static inline uint32_t printable(unsigned byte) {
@@ -89,11 +95,18 @@ static inline uint32_t printable(unsigned byte) {
 
 static inline void put_printable(char *out, unsigned byte) {
     uint32_t c = printable(byte);
-    if (c < 0x80) { out[0] = (char)c; out[1] = 0; }
-    else { out[0] = (char)(0xc0 | c >> 6); out[1] = (char)(0x80 | (c & 63)); out[2] = 0; }
+    if (c < 0x80) {
+        out[0] = (char)c;
+        out[1] = 0;
+    } else {
+        out[0] = (char)(0xc0 | c >> 6);
+        out[1] = (char)(0x80 | (c & 63));
+        out[2] = 0;
+    }
 }
 
-/* Qwen2.5's published vocabulary; NULL when the shared data are absent. types: its control tokens are not in vocab.json. */
+/* Qwen2.5's published vocabulary; NULL when the shared data are absent. types: its control tokens are not in
+ * vocab.json. */
 static inline kv_tokenizer *open_qwen(void) {
     const char *path = test_shared("data/tokenizers/qwen2.5_vocab.json");
     json_t *root = path ? json_load_file(path, 0, NULL) : NULL;
@@ -115,7 +128,8 @@ static inline kv_tokenizer *open_qwen(void) {
         if (strncmp(line, "#version", 8) != 0) merges[n_merges++] = line;
     kv_tokenizer *t = NULL;
     kv_error err = {0};
-    if (kv_tokenizer_create_bpe("qwen2", tokens, NULL, n, merges, n_merges, &t, &err) != KVIST_OK) fail_msg("%s", err.message);
+    if (kv_tokenizer_create_bpe("qwen2", tokens, NULL, n, merges, n_merges, &t, &err) != KVIST_OK)
+        fail_msg("%s", err.message);
     free(tokens);
     free(merges);
     free(text);

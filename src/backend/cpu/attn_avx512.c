@@ -22,6 +22,7 @@ VOP v16 v_pair(float a, float b) { return _mm512_mask_blend_ps(0xff00, _mm512_se
 VOP v16 v_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
 VOP v16 v_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
 VOP v16 v_mul(v16 a, v16 b) { return _mm512_mul_ps(a, b); }
+VOP v16 v_div(v16 a, v16 b) { return _mm512_div_ps(a, b); }
 VOP v16 v_min(v16 a, v16 b) { return _mm512_min_ps(a, b); }
 VOP v16 v_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
 VOP v16 v_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }

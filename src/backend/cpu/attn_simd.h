@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The attention kernels over vectors of 16 floats, included once by each instruction set's file after it has defined:
- *   v16 (16 floats), n16 (16 int32), v_load v_store v_set v_pair(a, b: lanes 0-7, 8-15) v_add v_sub v_mul v_min v_max
+ *   v16 (16 floats), n16 (16 int32), v_load v_store v_set v_pair(a, b: lanes 0-7, 8-15) v_add v_sub v_mul v_div v_min v_max
  *   v_fma(a, b, c) = a b + c, v_f16 (16 halves), v_u8 (16 bytes), v_round, v_pow2(n: integral floats), v_keep(x, lo, hi, other): lanes
  *   [lo, hi) of x, v_keep_ge(x, t, p): p where x >= t else 0, v_hmax, v_hsum (halves, quarters, ...: x[i] + x[i + 8] first), v_first,
  *   n_round(v16), n_float, n_mul, n_add, n_sub, n_set, n_zero, n_load, n_store, n_hsum, n_bytes(to int8), n_shr7, n_low7,
@@ -32,12 +32,10 @@ INLINE v16 v_exp(v16 x)
 INLINE float softmax_row(float *s, uint32_t lo, uint32_t hi, float *m, float *l)
 {
     uint32_t g0 = lo / 16, g1 = (hi + 15) / 16;
-    v16 mx = v_set(-INFINITY);
-    for (uint32_t g = g0; g < g1; g++) {
-        v16 x = v_keep(v_load(s + 16 * g), (int)lo - (int)(16 * g), (int)hi - (int)(16 * g), -INFINITY);
-        v_store(s + 16 * g, x);
-        mx = v_max(mx, x);
-    }
+    if (lo & 15) v_store(s + 16 * g0, v_keep(v_load(s + 16 * g0), (int)(lo & 15), 16, -INFINITY));
+    if (hi & 15) v_store(s + 16 * g1 - 16, v_keep(v_load(s + 16 * g1 - 16), 0, (int)(hi & 15), -INFINITY));
+    v16 mx = v_load(s + 16 * g0);
+    for (uint32_t g = g0 + 1; g < g1; g++) mx = v_max(mx, v_load(s + 16 * g));
     float top = v_hmax(mx), before = *m, now = before > top ? before : top, base = now == -INFINITY ? 0.0f : now;
     float keep = v_first(v_exp(v_set(before - base)));
     v16 sum = v_set(0.0f), b = v_set(base);
@@ -321,22 +319,27 @@ static void page_group(const kv_attn_page *a, kv_attn_work *w)
 INLINE void ladder_scales(const kv_attn_page *a, kv_attn_work *w)
 {
     const kv_page_layout *L = a->layout;
-    const uint16_t *triple = (const uint16_t *)(const void *)(a->data + L->triples_off);
+    float triple[32], unit[32]; /* {smax, lo, step} of K's widths 0..6 and of V, and a 255th of them; what follows in the page is not used */
+    const uint16_t *halves = (const uint16_t *)(const void *)(a->data + L->triples_off);
+    for (uint32_t i = 0; i < 32; i += 16) {
+        v16 x = v_f16(halves + i);
+        v_store(triple + i, x);
+        v_store(unit + i, v_div(x, v_set(255.0f)));
+    }
+    unit[0] = 0.0f; /* no bits: the value is the minimum */
     for (uint32_t r = 0; r < L->dkp; r += 16) {
-        uint32_t w0 = kv_page_width(a->entry, r / 8), w1 = kv_page_width(a->entry, r / 8 + 1);
-        float levels0 = (float)((1u << w0) - 1), levels1 = (float)((1u << w1) - 1);
-        const uint16_t *t0 = triple + 3 * w0, *t1 = triple + 3 * w1;
-        v16 unit = v_pair(w0 ? kv_f16_f32(t0[0]) / 255.0f : 0.0f, w1 ? kv_f16_f32(t1[0]) / 255.0f : 0.0f);
-        v16 s = v_mul(v_u8(a->data + L->k_scale_off + r), unit), levels = v_pair(levels0, levels1);
-        v16 min = v_fma(v_u8(a->data + L->k_min_off + r), v_pair(kv_f16_f32(t0[2]), kv_f16_f32(t1[2])), v_pair(kv_f16_f32(t0[1]), kv_f16_f32(t1[1])));
+        uint32_t w0 = kv_page_width(a->entry, r / 8), w1 = kv_page_width(a->entry, r / 8 + 1), t0 = 3 * w0, t1 = 3 * w1;
+        v16 levels = v_pair((float)((1u << w0) - 1), (float)((1u << w1) - 1));
+        v16 s = v_mul(v_u8(a->data + L->k_scale_off + r), v_pair(unit[t0], unit[t1]));
+        v16 min = v_fma(v_u8(a->data + L->k_min_off + r), v_pair(triple[t0 + 2], triple[t1 + 2]), v_pair(triple[t0 + 1], triple[t1 + 1]));
         v_store(w->k_scale + r, s);
         v_store(w->k_mid + r, v_fma(s, v_mul(levels, v_set(0.5f)), min));
         n_store(w->k_levels + r, n_round(levels));
     }
-    float half = 0.5f * (float)((1u << L->v_bits) - 1), unit = kv_f16_f32(triple[21]) / 255.0f, lo = kv_f16_f32(triple[22]), step = kv_f16_f32(triple[23]);
+    float half = 0.5f * (float)((1u << L->v_bits) - 1);
     for (uint32_t c = 0; c < L->dvp; c += 16) {
-        v16 s = v_mul(v_u8(a->data + L->v_scale_off + c), v_set(unit));
-        v16 min = v_fma(v_u8(a->data + L->v_min_off + c), v_set(step), v_set(lo));
+        v16 s = v_mul(v_u8(a->data + L->v_scale_off + c), v_set(unit[21]));
+        v16 min = v_fma(v_u8(a->data + L->v_min_off + c), v_set(triple[23]), v_set(triple[22]));
         v_store(w->v_scale + c, s);
         v_store(w->v_mid + c, v_fma(s, v_set(half), min));
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sealing pages: the table of encoders by level, the threads' scratch, and jobs in parallel. A job is one page and touches nothing
- * but its page, its entry and its thread's scratch, so the result cannot depend on the threads. Must not know what the bytes mean.
+ * Sealing pages: the table of encoders by level, the threads' scratch, and jobs in parallel. A job is one page and
+ * touches nothing but its page, its entry and its thread's scratch, so the result cannot depend on the threads. Must
+ * not know what the bytes mean.
  */
 #include "backend/cpu/encode.h"
 

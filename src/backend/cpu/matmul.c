@@ -75,7 +75,7 @@ void kv_matmul_exec_free(kv_cpu_exec *ex) {
     ex->matmul_scratch = NULL;
 }
 
-/* One call's work. Units are panels (one row) or pairs of panels. */
+/* One call's work. Units are pairs of panels, counted over all outputs. */
 typedef struct mm_job {
     const struct kv_matmul_kernels *kn;
     mm_scratch *s;
@@ -88,8 +88,8 @@ typedef struct mm_job {
 
 static bool is_f32(const mm_job *j, const kv_weight *w) { return j->precise || w->code == KV_CODE_DENSE; }
 
-/* One row of codes streams single panels; everything else works on pairs. */
-static uint32_t unit_panels(const mm_job *j) { return j->rows == 1 && !j->precise ? 1 : KV_TILE_PANELS; }
+/* Codes times few rows stream single panels; everything else works on pairs. */
+static bool streams(const mm_job *j, const kv_weight *w) { return j->rows <= j->kn->stream_rows && !is_f32(j, w); }
 
 static void quantize_tile(void *ctx, uint32_t item, uint32_t thread) {
     const mm_job *j = ctx;
@@ -133,18 +133,16 @@ static void product_item(void *ctx, uint32_t item, uint32_t thread) {
     mm_thread *th = &j->s->threads[thread];
     uint32_t row0 = item / j->items_per_chunk * ITEM_ROWS, rows = j->rows - row0 < ITEM_ROWS ? j->rows - row0 : ITEM_ROWS;
     uint32_t u0 = item % j->items_per_chunk * j->units_per_item, u1 = u0 + j->units_per_item;
-    uint32_t per = unit_panels(j), base = 0;
-    for (uint32_t i = 0; i < j->n_outs && base < u1; i++) {
+    for (uint32_t i = 0, base = 0; i < j->n_outs && base < u1; i++) {
         const kv_matmul_out *out = &j->outs[i];
-        uint32_t n = div_up(out->w->panels, per), a = u0 > base ? u0 - base : 0, b = u1 - base < n ? u1 - base : n;
+        uint32_t n = div_up(out->w->panels, KV_TILE_PANELS), a = u0 > base ? u0 - base : 0, b = u1 - base < n ? u1 - base : n;
         base += n;
         if (a >= b) continue;
-        if (j->rows == 1 && out->w->code == KV_CODE_DENSE)
-            j->kn->gemv_f32(out, a * per, b * per < out->w->panels ? b * per : out->w->panels, j->x);
-        else if (per == 1)
-            j->kn->gemv(out, a, b, j->s->act);
+        uint32_t p0 = a * KV_TILE_PANELS, p1 = b * KV_TILE_PANELS < out->w->panels ? b * KV_TILE_PANELS : out->w->panels;
+        if (streams(j, out->w)) j->kn->gemv(out, p0, p1, j->s->act, j->rows);
+        else if (j->rows == 1 && out->w->code == KV_CODE_DENSE) j->kn->gemv_f32(out, p0, p1, j->x);
         else
-            for (uint32_t u = a; u < b; u++) pair_product(j, out, u * per, row0, rows, th);
+            for (uint32_t p = p0; p < p1; p += KV_TILE_PANELS) pair_product(j, out, p, row0, rows, th);
     }
 }
 
@@ -156,7 +154,7 @@ static void matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t
     for (uint32_t i = 0; i < n_outs; i++) {
         assert(outs[i].w->k == k);
         coded |= !is_f32(&j, outs[i].w);
-        j.units += div_up(outs[i].w->panels, unit_panels(&j));
+        j.units += div_up(outs[i].w->panels, KV_TILE_PANELS);
     }
     if (coded) kv_threads_run(rows < SERIAL_QUANT_ROWS ? NULL : ex->threads, quantize_tile, &j, div_up(rows, j.tile_rows));
     uint32_t chunks = div_up(rows, ITEM_ROWS), threads = kv_threads_count(ex->threads);

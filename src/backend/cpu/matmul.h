@@ -59,6 +59,7 @@ typedef struct kv_mm_tile {
 
 struct kv_matmul_kernels {
     const char *name;
+    uint32_t stream_rows; /* rows gemv takes; more go by unpack and tile */
     /* Quantizes row r of a tile of T rows: x[k], k a multiple of 32, into act (the tile's first block). */
     void (*quantize)(const float *x, uint32_t k, uint32_t T, uint32_t r, uint8_t *act);
     /* Blocks b0 .. b0+nb of a panel into records `stride` bytes apart. */
@@ -67,8 +68,8 @@ struct kv_matmul_kernels {
     void (*unpack_f32)(const kv_weight *w, uint32_t panel, uint32_t k0, uint32_t nk, float *y);
     void (*tile)(const kv_mm_tile *t);
     void (*tile_f32)(const kv_mm_tile *t);
-    /* One row: panels [p0, p1) straight from the packed form. act: tile of T = 1. */
-    void (*gemv)(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act);
+    /* Few rows (1 .. stream_rows): panels [p0, p1) straight from the packed form. act: tiles of T = 6, for one row T = 1. */
+    void (*gemv)(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows);
     /* Dense weights, one row. */
     void (*gemv_f32)(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const float *x);
 };

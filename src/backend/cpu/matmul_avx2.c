@@ -285,7 +285,7 @@ KV_INLINE void gemv_body(const int code, const int scale, const int zshift, cons
 KV_PACK_TYPES(X)
 #undef X
 
-static void gemv(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act) {
+static void gemv(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows) {
     switch (out->w->type) {
 #define X(T, C, S, Z) case KV_TYPE_##T: gemv_##T(out, p0, p1, act); break;
         KV_PACK_TYPES(X)
@@ -381,6 +381,6 @@ static void gemv_f32(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const f
     }
 }
 
-const struct kv_matmul_kernels kv_matmul_avx2 = {"avx2", quantize, unpack, unpack_f32, tile, tile_f32, gemv, gemv_f32};
+const struct kv_matmul_kernels kv_matmul_avx2 = {"avx2", 1, quantize, unpack, unpack_f32, tile, tile_f32, gemv, gemv_f32};
 #endif
 typedef int kv_matmul_avx2_unit; /* a translation unit is never empty */

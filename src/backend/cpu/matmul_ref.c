@@ -137,7 +137,7 @@ static void tile(const kv_mm_tile *t) {
         }
 }
 
-static void gemv(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act) {
+static void gemv(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows) {
     const kv_weight *w = out->w;
     for (uint32_t p = p0; p < p1; p++) {
         float acc[KV_PANEL] = {0};
@@ -162,4 +162,4 @@ static void gemv_f32(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const f
         }
 }
 
-const struct kv_matmul_kernels kv_matmul_ref = {"ref", quantize, unpack, unpack_f32, tile, tile, gemv, gemv_f32};
+const struct kv_matmul_kernels kv_matmul_ref = {"ref", 1, quantize, unpack, unpack_f32, tile, tile, gemv, gemv_f32};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Allocators: how a budget is spread over layers and heads. An allocator is one method table in one file and one line in
- * allocate.c. Allocators see counts only. `global` has no fixed counts: pages are chosen by price (gsel.c).
+ * Allocators: how a budget is spread over layers and heads. An allocator is one method table in one file and one line
+ * in allocate.c. Allocators see counts only. `global` has no fixed counts: pages are chosen by price (gsel.c).
  */
 #ifndef KV_POLICY_ALLOCATE_H
 #define KV_POLICY_ALLOCATE_H
@@ -15,9 +15,10 @@ typedef struct kv_alloc_method {
     uint8_t id;       /* enum kv_alloc_id */
     const char *name; /* as written in a policy */
     bool global;      /* pages by price; `heavy` is then the mean only */
-    /* heavy[n_layers] = ranked tokens of a stream of each layer: mean over streams is `mean` as nearly as whole tokens allow, none is
-     * above cap (mean <= cap). */
-    void (*spread)(const kv_policy *p, const kv_plan_layer *layers, uint32_t n_layers, uint32_t mean, uint32_t cap, uint32_t *heavy);
+    /* heavy[n_layers] = ranked tokens of a stream of each layer: mean over streams is `mean` as nearly as whole tokens
+     * allow, none is above cap (mean <= cap). */
+    void (*spread)(const kv_policy *p, const kv_plan_layer *layers, uint32_t n_layers, uint32_t mean, uint32_t cap,
+                   uint32_t *heavy);
 } kv_alloc_method;
 
 /* By id; NULL when there is none. By name: NULL when not built. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The decode formula of every page format, plainly: the oracle of the attention kernels. Reads a page, its entry and its
- * layout; must not know how codes were chosen. f32 arithmetic, one operation at a time, in the order the specification
- * (docs/page-formats.md) writes it, so that a kernel may be compared with exactly these values.
+ * The decode formula of every page format, plainly: the oracle of the attention kernels. Reads a page, its entry and
+ * its layout; must not know how codes were chosen. f32 arithmetic, one operation at a time, in the order the
+ * specification (docs/page-formats.md) writes it, so that a kernel may be compared with exactly these values.
  */
 #include "base/half.h"
 #include "policy/encode/encode.h"
@@ -49,14 +49,16 @@ float kv_token_scale(int8_t e0, uint8_t a) {
     return kv_bits_f32((uint32_t)((int)e0 + (a >> 4) + 127) << 23) * (1.0f + (float)(a & 15) / 16.0f);
 }
 
-static void decode_ladder(const kv_page_layout *l, const uint8_t *page, const kv_page_entry *e, uint32_t n, float *k, float *v) {
+static void decode_ladder(const kv_page_layout *l, const uint8_t *page, const kv_page_entry *e, uint32_t n, float *k,
+                          float *v) {
     const uint8_t *planes = page + l->k_off;
     for (uint32_t b = 0; b < l->dkp / 8u; b++) {
         uint32_t width = kv_page_width(e, b);
         for (uint32_t i = 0; i < 8; i++) {
             uint32_t rank = 8 * b + i, c = page[l->k_order_off + rank];
             if (c >= l->dk) continue;
-            kv_affine f = kv_page_affine(l, page, width, width ? page[l->k_scale_off + rank] : 0, page[l->k_min_off + rank]);
+            kv_affine f =
+                kv_page_affine(l, page, width, width ? page[l->k_scale_off + rank] : 0, page[l->k_min_off + rank]);
             for (uint32_t t = 0; t < n; t++) {
                 uint32_t code = 0;
                 for (uint32_t p = 0; p < width; p++) {
@@ -104,9 +106,17 @@ static void decode_group(const kv_page_layout *l, const uint8_t *page, uint32_t 
 
 void kv_decode_ref(const kv_page_layout *l, const uint8_t *page, const kv_page_entry *e, float *k, float *v) {
     switch (l->kind) {
-    case KV_KIND_F16: decode_f16(l, page, e->n, k, v); break;
-    case KV_KIND_Q8: decode_q8(l, page, e->n, k, v); break;
-    case KV_KIND_LADDER: decode_ladder(l, page, e, e->n, k, v); break;
-    default: decode_group(l, page, e->n, k, v); break;
+    case KV_KIND_F16:
+        decode_f16(l, page, e->n, k, v);
+        break;
+    case KV_KIND_Q8:
+        decode_q8(l, page, e->n, k, v);
+        break;
+    case KV_KIND_LADDER:
+        decode_ladder(l, page, e, e->n, k, v);
+        break;
+    default:
+        decode_group(l, page, e->n, k, v);
+        break;
     }
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The scalar steps of encoding, the same object code for every instruction set level: channel ranking, bits by reverse
- * water-filling, scales and minima rounded to a byte, token scales, the size of the work area. Must not know about loops over tokens.
+ * water-filling, scales and minima rounded to a byte, token scales, the size of the work area. Must not know about
+ * loops over tokens.
  */
 #include "base/half.h"
 #include "policy/encode/encode.h"
@@ -9,12 +10,15 @@
 #include <math.h>
 #include <string.h>
 
-/* Distortion of a unit Gaussian after the best (Lloyd-Max) quantizer of 0..6 bits; Max 1960, table 1, continued by the 4^-b law. */
+/* Distortion of a unit Gaussian after the best (Lloyd-Max) quantizer of 0..6 bits; Max 1960, table 1, continued by the
+ * 4^-b law. */
 static const double distortion[7] = {1.0, .3634, .1175, .03454, .009497, .0026, .0007};
 #define BITS_MAX 6u
 #define F16_MAX 65504.0f
 
-static size_t work_bytes(size_t values) { return ((sizeof(kv_encode_work) + 63) & ~(size_t)63) + values * (sizeof(float) + 1) + 64; }
+static size_t work_bytes(size_t values) {
+    return ((sizeof(kv_encode_work) + 63) & ~(size_t)63) + values * (sizeof(float) + 1) + 64;
+}
 
 size_t kv_encode_scratch(const kv_page_layout *l) {
     size_t stride = (l->tokens + KV_ENCODE_LANES - 1) & ~(size_t)(KV_ENCODE_LANES - 1);
@@ -23,7 +27,8 @@ size_t kv_encode_scratch(const kv_page_layout *l) {
 
 size_t kv_encode_scratch_bound(size_t page_bytes, uint32_t max_dim) {
     size_t d = max_dim && max_dim < KV_ENCODE_DIMS ? (max_dim + 15) & ~(size_t)15 : KV_ENCODE_DIMS;
-    /* The densest side has 1.5 bits a value (q1's K): a page holds less than page_bytes * 8 / 1.5 of them; rows are padded to 16. */
+    /* The densest side has 1.5 bits a value (q1's K): a page holds less than page_bytes * 8 / 1.5 of them; rows are
+     * padded to 16. */
     size_t by_page = page_bytes * 16 / 3 + d * (KV_ENCODE_LANES - 1), by_slots = d * KV_PAGE_TOKENS_MAX;
     return work_bytes((by_page < by_slots ? by_page : by_slots) & ~(size_t)15) + 64;
 }
@@ -73,10 +78,12 @@ void kv_encode_fill(const float *w, const uint8_t *order, uint32_t blocks, uint3
     }
 }
 
-static uint8_t round_byte(float x, float least) { return (uint8_t)(x < least ? least : x > 255.0f ? 255.0f : rintf(x)); }
+static uint8_t round_byte(float x, float least) {
+    return (uint8_t)(x < least ? least : x > 255.0f ? 255.0f : rintf(x));
+}
 
-void kv_encode_affines(const kv_page_layout *l, uint8_t *page, uint32_t triple, bool with_scale, uint32_t scale_off, uint32_t min_off,
-                       const uint8_t *rank, kv_affine *fits, uint32_t n) {
+void kv_encode_affines(const kv_page_layout *l, uint8_t *page, uint32_t triple, bool with_scale, uint32_t scale_off,
+                       uint32_t min_off, const uint8_t *rank, kv_affine *fits, uint32_t n) {
     if (!n) return;
     float smax = 0, lo = fits[0].m, hi = fits[0].m;
     for (uint32_t i = 0; i < n; i++) {
@@ -103,7 +110,7 @@ void kv_encode_affines(const kv_page_layout *l, uint8_t *page, uint32_t triple, 
 /* x > 0 as (1 + *m / 16) 2^exponent, m in 0..15, rounded half to even. */
 static int exponent_of(float x, int *m) {
     int e;
-    float f = frexpf(x, &e);                  /* f in [.5, 1), x = f 2^e */
+    float f = frexpf(x, &e); /* f in [.5, 1), x = f 2^e */
     *m = (int)rintf((2.0f * f - 1.0f) * 16.0f);
     if (*m < 16) return e - 1;
     *m = 0;
@@ -114,7 +121,7 @@ int8_t kv_encode_token_scales(float *a, uint32_t n, uint8_t *u) {
     float max = 0;
     for (uint32_t t = 0; t < n; t++)
         if (a[t] > max) max = a[t];
-    int m, e0 = -64;                          /* f16 values cannot ask for less than 2^-43; -64 keeps 2^e0 normal */
+    int m, e0 = -64; /* f16 values cannot ask for less than 2^-43; -64 keeps 2^e0 normal */
     if (max > 0) e0 = exponent_of(max, &m) - 15;
     if (e0 < -64) e0 = -64;
     for (uint32_t t = 0; t < n; t++) {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sixteen f32 lanes: the only vector type of the encoders, in three renderings that give the same bits. Sums over tokens are kept
- * in lane t mod 16 and joined by one fixed tree (8, 4, 2, 1 apart). No FMA, no approximate reciprocal anywhere.
- * Choose with KV_LANES_AVX512 or KV_LANES_AVX2 before including; neither: plain C.
- * Values are finite and zeros positive on entry (load_halves sees to it), so that min and max cannot disagree about -0.
+ * Sixteen f32 lanes: the only vector type of the encoders, in three renderings that give the same bits. Sums over
+ * tokens are kept in lane t mod 16 and joined by one fixed tree (8, 4, 2, 1 apart). No FMA, no approximate reciprocal
+ * anywhere. Choose with KV_LANES_AVX512 or KV_LANES_AVX2 before including; neither: plain C. Values are finite and
+ * zeros positive on entry (load_halves sees to it), so that min and max cannot disagree about -0.
  */
 #ifndef KV_POLICY_ENCODE_LANES_H
 #define KV_POLICY_ENCODE_LANES_H
@@ -39,10 +39,15 @@ static inline void ln_store_bytes(uint8_t *p, lanes a) {
 
 #elif defined(KV_LANES_AVX2)
 #include <immintrin.h>
-typedef struct lanes { __m256 a, b; } lanes;
+typedef struct lanes {
+    __m256 a, b;
+} lanes;
 static inline lanes ln_set(float x) { return (lanes){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 static inline lanes ln_load(const float *p) { return (lanes){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-static inline void ln_store(float *p, lanes x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+static inline void ln_store(float *p, lanes x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
 static inline lanes ln_add(lanes x, lanes y) { return (lanes){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 static inline lanes ln_sub(lanes x, lanes y) { return (lanes){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 static inline lanes ln_mul(lanes x, lanes y) { return (lanes){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
@@ -73,10 +78,12 @@ static inline void ln_store_bytes(uint8_t *p, lanes x) {
 }
 
 #else
-typedef struct lanes { float f[16]; } lanes;
-#define LN_EACH(expr)                                                          \
-    lanes r;                                                                   \
-    for (int i = 0; i < 16; i++) r.f[i] = (expr);                              \
+typedef struct lanes {
+    float f[16];
+} lanes;
+#define LN_EACH(expr)                                                                                                  \
+    lanes r;                                                                                                           \
+    for (int i = 0; i < 16; i++) r.f[i] = (expr);                                                                      \
     return r
 static inline lanes ln_set(float x) { LN_EACH(x); }
 static inline lanes ln_load(const float *p) { LN_EACH(p[i]); }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Moving values into and codes out of the channel-major work arrays: f16 rows transposed to f32, and codes to the bit planes of
- * 8 x 8 tiles. One rendering a level, chosen as in lanes.h; all give the same bits.
+ * Moving values into and codes out of the channel-major work arrays: f16 rows transposed to f32, and codes to the bit
+ * planes of 8 x 8 tiles. One rendering a level, chosen as in lanes.h; all give the same bits.
  */
 #ifndef KV_POLICY_ENCODE_TILES_H
 #define KV_POLICY_ENCODE_TILES_H
@@ -18,9 +18,11 @@ static inline uint16_t clean_half(uint16_t h) {
 }
 
 /* Tokens [t0, n), channels [c0, dim). */
-static inline void load_halves_plain(const uint16_t *src, uint32_t t0, uint32_t n, uint32_t c0, uint32_t dim, float *x, uint32_t stride) {
+static inline void load_halves_plain(const uint16_t *src, uint32_t t0, uint32_t n, uint32_t c0, uint32_t dim, float *x,
+                                     uint32_t stride) {
     for (uint32_t t = t0; t < n; t++)
-        for (uint32_t c = c0; c < dim; c++) x[(size_t)c * stride + t] = kv_f16_f32(clean_half(src[(size_t)t * dim + c]));
+        for (uint32_t c = c0; c < dim; c++)
+            x[(size_t)c * stride + t] = kv_f16_f32(clean_half(src[(size_t)t * dim + c]));
 }
 
 static inline void store_word(uint8_t *out, uint64_t w) {
@@ -28,8 +30,8 @@ static inline void store_word(uint8_t *out, uint64_t w) {
 }
 
 /* load_halves:   src [n][dim] f16 -> x [dim][stride] f32, t < n.
- * tile_planes_*: codes, 8 rows (channels) of 8 tokens, `stride` bytes apart -> out, `bits` planes of 8 bytes, low bit first.
- *                Bit of (channel i, token t): K 32 (i >> 2) + 4 t + (i & 3), V 32 (t >> 2) + 4 i + (t & 3). */
+ * tile_planes_*: codes, 8 rows (channels) of 8 tokens, `stride` bytes apart -> out, `bits` planes of 8 bytes, low bit
+ * first. Bit of (channel i, token t): K 32 (i >> 2) + 4 t + (i & 3), V 32 (t >> 2) + 4 i + (t & 3). */
 #if defined(KV_LANES_AVX512) || defined(KV_LANES_AVX2)
 #include <immintrin.h>
 
@@ -65,12 +67,14 @@ static inline void load_block(const uint16_t *src, uint32_t dim, float *x, uint3
 static inline void load_halves(const uint16_t *src, uint32_t n, uint32_t dim, float *x, uint32_t stride) {
     uint32_t nb = n & ~7u, db = dim & ~7u;
     for (uint32_t c = 0; c < db; c += 8)
-        for (uint32_t t = 0; t < nb; t += 8) load_block(src + (size_t)t * dim + c, dim, x + (size_t)c * stride + t, stride);
+        for (uint32_t t = 0; t < nb; t += 8)
+            load_block(src + (size_t)t * dim + c, dim, x + (size_t)c * stride + t, stride);
     load_halves_plain(src, 0, nb, db, dim, x, stride);
     load_halves_plain(src, nb, n, 0, dim, x, stride);
 }
 
-/* Rows 0..3 and 4..7 of a tile, each row's 8 bytes in its half's order of dwords: low dwords of the 4 rows, then their high dwords. */
+/* Rows 0..3 and 4..7 of a tile, each row's 8 bytes in its half's order of dwords: low dwords of the 4 rows, then their
+ * high dwords. */
 static inline __m256i tile_rows(const uint8_t *codes, uint32_t stride) {
     uint64_t r[4];
     for (uint32_t i = 0; i < 4; i++) memcpy(&r[i], codes + (size_t)i * stride, 8);
@@ -82,14 +86,15 @@ static inline __m256i tile_rows(const uint8_t *codes, uint32_t stride) {
 static inline void store_planes(__m256i a, __m256i b, uint32_t bits, uint8_t *out) {
     for (uint32_t p = 0; p < bits; p++) {
         __m128i up = _mm_cvtsi32_si128((int)(7 - p));
-        uint32_t w[2] = {(uint32_t)_mm256_movemask_epi8(_mm256_sll_epi16(a, up)), (uint32_t)_mm256_movemask_epi8(_mm256_sll_epi16(b, up))};
+        uint32_t w[2] = {(uint32_t)_mm256_movemask_epi8(_mm256_sll_epi16(a, up)),
+                         (uint32_t)_mm256_movemask_epi8(_mm256_sll_epi16(b, up))};
         memcpy(out + 8 * p, w, 8);
     }
 }
 
 static inline void tile_planes_k(const uint8_t *codes, uint32_t stride, uint32_t bits, uint8_t *out) {
-    const __m256i turn = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3,
-                                          7, 11, 15); /* byte 4 i + t -> 4 t + i */
+    const __m256i turn = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9,
+                                          13, 2, 6, 10, 14, 3, 7, 11, 15); /* byte 4 i + t -> 4 t + i */
     __m256i a = _mm256_shuffle_epi8(tile_rows(codes, stride), turn);
     __m256i b = _mm256_shuffle_epi8(tile_rows(codes + (size_t)4 * stride, stride), turn);
     store_planes(a, b, bits, out);
@@ -109,7 +114,8 @@ static inline void tile_planes_k(const uint8_t *codes, uint32_t stride, uint32_t
     uint64_t w[8] = {0};
     for (uint32_t i = 0; i < 8; i++)
         for (uint32_t t = 0; t < 8; t++)
-            for (uint32_t p = 0; p < bits; p++) w[p] |= (uint64_t)(codes[(size_t)i * stride + t] >> p & 1) << (32 * (i >> 2) + 4 * t + (i & 3));
+            for (uint32_t p = 0; p < bits; p++)
+                w[p] |= (uint64_t)(codes[(size_t)i * stride + t] >> p & 1) << (32 * (i >> 2) + 4 * t + (i & 3));
     for (uint32_t p = 0; p < bits; p++) store_word(out + 8 * p, w[p]);
 }
 
@@ -117,7 +123,8 @@ static inline void tile_planes_v(const uint8_t *codes, uint32_t stride, uint32_t
     uint64_t w[8] = {0};
     for (uint32_t i = 0; i < 8; i++)
         for (uint32_t t = 0; t < 8; t++)
-            for (uint32_t p = 0; p < bits; p++) w[p] |= (uint64_t)(codes[(size_t)i * stride + t] >> p & 1) << (32 * (t >> 2) + 4 * i + (t & 3));
+            for (uint32_t p = 0; p < bits; p++)
+                w[p] |= (uint64_t)(codes[(size_t)i * stride + t] >> p & 1) << (32 * (t >> 2) + 4 * i + (t & 3));
     for (uint32_t p = 0; p < bits; p++) store_word(out + 8 * p, w[p]);
 }
 #endif

@@ -39,8 +39,8 @@ static const float *pooled(const float *row, uint32_t n, uint32_t width, float *
     return tmp;
 }
 
-void kv_score_combine(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys, uint32_t cand0, uint32_t n_cand,
-                      float *score, float *scratch) {
+void kv_score_combine(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys,
+                      uint32_t cand0, uint32_t n_cand, float *score, float *scratch) {
     /* The keys that pooling may look at, and where the candidates begin among them. */
     uint32_t from = p->pool_all ? 0 : cand0, n = p->pool_all ? n_keys : n_cand, at = cand0 - from;
     float *total = scratch, *tmp = scratch + n_keys;
@@ -54,8 +54,8 @@ void kv_score_combine(const kv_layer_policy *p, const float *sums, size_t stride
     memcpy(score, out + at, n_cand * sizeof *score);
 }
 
-void kv_score_finish(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys, uint32_t cand0, uint32_t n_cand,
-                     float *score, float *scratch) {
+void kv_score_finish(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys,
+                     uint32_t cand0, uint32_t n_cand, float *score, float *scratch) {
     if (n_cand) methods[p->score]->finish(p, sums, stride, group, n_keys, cand0, n_cand, score, scratch);
 }
 
