@@ -171,7 +171,7 @@ FUZZ_BUILD := build-fuzz
 FUZZ_CC ?= clang
 fuzz:
 	@command -v $(FUZZ_CC) >/dev/null || { echo 'make fuzz needs clang (Debian: apt-get install clang)'; exit 1; }
-	@$(MAKE) BUILD=$(FUZZ_BUILD) CC=$(FUZZ_CC) OPT='-O1 -g' CFLAGS='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' \
+	@$(MAKE) --no-print-directory BUILD=$(FUZZ_BUILD) CC=$(FUZZ_CC) OPT='-O1 -g' CFLAGS='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' \
 		LDFLAGS='-fsanitize=fuzzer,address,undefined' fuzzers
 FUZZERS := $(patsubst fuzz/%.c,$(BUILD)/%,$(FUZZ_SRC))
 fuzzers: $(FUZZERS)

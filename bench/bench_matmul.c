@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Micro-benchmark of matrix products beside the machine's own limits: GB/s of weights for one row (against a plain read of memory), G
- * multiply-adds/s for many rows. Not built by default: bench_matmul [threads] [level]. Prints the best of several runs.
+ * Micro-benchmark of matrix products beside the machine's own limits: GB/s of weights for one row (against a plain read
+ * of memory), G multiply-adds/s for many rows. Not built by default: bench_matmul [threads] [level]. Prints the best of
+ * several runs.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +13,10 @@
 #include "base/alloc.h"
 #include "base/os.h"
 
-typedef struct bench { kv_cpu_backend be; kv_cpu_exec ex; } bench;
+typedef struct bench {
+    kv_cpu_backend be;
+    kv_cpu_exec ex;
+} bench;
 
 /* Least seconds of fn: on a machine shared with other work the median measures the others. */
 static double least(void (*fn)(void *), void *ctx, int runs) {
@@ -27,7 +31,12 @@ static double least(void (*fn)(void *), void *ctx, int runs) {
     return best;
 }
 
-typedef struct stream { kv_threads *threads; const uint64_t *data; size_t n, items; uint64_t sums[64]; } stream;
+typedef struct stream {
+    kv_threads *threads;
+    const uint64_t *data;
+    size_t n, items;
+    uint64_t sums[64];
+} stream;
 
 static void stream_item(void *ctx, uint32_t item, uint32_t thread) {
     stream *s = ctx;
@@ -38,7 +47,10 @@ static void stream_item(void *ctx, uint32_t item, uint32_t thread) {
     for (int j = 0; j < 8; j++) s->sums[item & 63] += a[j];
 }
 
-static void stream_run(void *ctx) { stream *s = ctx; kv_threads_run(s->threads, stream_item, s, (uint32_t)s->items); }
+static void stream_run(void *ctx) {
+    stream *s = ctx;
+    kv_threads_run(s->threads, stream_item, s, (uint32_t)s->items);
+}
 
 static void report_stream(kv_threads *threads) {
     size_t bytes = (size_t)100 << 20;
@@ -50,7 +62,12 @@ static void report_stream(kv_threads *threads) {
 }
 
 /* `copies` weights of one shape in turn, so that one row streams from memory as in a model. */
-typedef struct product { bench *b; kv_weight **w; uint32_t copies, rows, k, n; float *x, *y; } product;
+typedef struct product {
+    bench *b;
+    kv_weight **w;
+    uint32_t copies, rows, k, n;
+    float *x, *y;
+} product;
 
 static void product_run(void *ctx) {
     product *p = ctx;
@@ -91,7 +108,8 @@ static void report(bench *b, uint32_t type, uint32_t n, uint32_t k, const uint32
         p.rows = rows[i];
         p.copies = rows[i] < 16 ? copies : 1;
         double s = least(product_run, &p, rows[i] < 16 ? 15 : 25);
-        printf("  r%u: %.1f GB/s %.0f GMAC/s", rows[i], (double)one * p.copies / s * 1e-9, (double)n * k * rows[i] * p.copies / s * 1e-9);
+        printf("  r%u: %.1f GB/s %.0f GMAC/s", rows[i], (double)one * p.copies / s * 1e-9,
+               (double)n * k * rows[i] * p.copies / s * 1e-9);
     }
     printf("\n");
     for (uint32_t i = 0; i < copies; i++) kv_cpu_weight_free(NULL, w[i]);
@@ -107,7 +125,8 @@ int main(int argc, char **argv) {
     b.be.matmul = kv_matmul_kernels_get(b.be.level);
     b.ex.base.be = &b.be.base;
     b.ex.be = &b.be;
-    b.ex.params = (kv_exec_params){.threads = threads, .precise = argc > 3 ? atoi(argv[3]) : 0, .max_rows = 512, .max_k = 5000};
+    b.ex.params =
+        (kv_exec_params){.threads = threads, .precise = argc > 3 ? atoi(argv[3]) : 0, .max_rows = 512, .max_k = 5000};
     if (kv_threads_create(threads, &b.ex.threads, &err) || kv_matmul_exec_init(&b.ex, &err)) return 1;
     printf("level %s, %u threads\n", b.be.matmul->name, threads);
     report_stream(b.ex.threads);
@@ -117,7 +136,9 @@ int main(int argc, char **argv) {
     report(&b, KV_TYPE_Q4_1, 576, 1536, rows, 4);
     report(&b, KV_TYPE_Q4_1, 192, 576, rows, 4);
     report(&b, KV_TYPE_Q8_0, 49152, 576, rows, 3);
-    const uint32_t others[] = {KV_TYPE_Q4_0, KV_TYPE_Q5_0, KV_TYPE_Q8_0, KV_TYPE_Q2_K, KV_TYPE_Q3_K, KV_TYPE_Q4_K, KV_TYPE_Q5_K, KV_TYPE_Q6_K, KV_TYPE_IQ4_NL, KV_TYPE_IQ4_XS, KV_TYPE_F16, KV_TYPE_BF16, KV_TYPE_F32};
+    const uint32_t others[] = {KV_TYPE_Q4_0, KV_TYPE_Q5_0, KV_TYPE_Q8_0, KV_TYPE_Q2_K,   KV_TYPE_Q3_K,
+                               KV_TYPE_Q4_K, KV_TYPE_Q5_K, KV_TYPE_Q6_K, KV_TYPE_IQ4_NL, KV_TYPE_IQ4_XS,
+                               KV_TYPE_F16,  KV_TYPE_BF16, KV_TYPE_F32};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) report(&b, others[i], 4096, 2048, rows, 4);
     kv_matmul_exec_free(&b.ex);
     kv_threads_free(&b.ex.threads);

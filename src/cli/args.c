@@ -54,7 +54,10 @@ const char *kv_cli_nearest(const char *text, const char *const *list, size_t n) 
     size_t least = 3;
     for (size_t i = 0; i < n; i++) {
         size_t d = edit_distance(text, list[i]);
-        if (d < least && d * 2 < strlen(list[i])) { least = d; best = list[i]; }
+        if (d < least && d * 2 < strlen(list[i])) {
+            least = d;
+            best = list[i];
+        }
     }
     return best;
 }
@@ -71,7 +74,8 @@ static int unknown_option(const cli_command *cmd, const char *name, size_t len, 
                 n++;
             }
     const char *near = kv_cli_nearest(text, names, n);
-    snprintf(why, cap, "unknown option '%s'%s%s%s", text, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    snprintf(why, cap, "unknown option '%s'%s%s%s", text, near ? "; did you mean '" : "", near ? near : "",
+             near ? "'?" : "");
     return KV_CLI_USAGE;
 }
 
@@ -83,11 +87,24 @@ bool kv_cli_bytes(const char *text, uint64_t *out) {
     if (end != text + strspn(text, "0123456789.")) return false; /* no hexadecimal, no exponent */
     unsigned shift = 0;
     switch (*end) {
-    case 'k': case 'K': shift = 10; break;
-    case 'm': case 'M': shift = 20; break;
-    case 'g': case 'G': shift = 30; break;
-    case 't': case 'T': shift = 40; break;
-    default: break;
+    case 'k':
+    case 'K':
+        shift = 10;
+        break;
+    case 'm':
+    case 'M':
+        shift = 20;
+        break;
+    case 'g':
+    case 'G':
+        shift = 30;
+        break;
+    case 't':
+    case 'T':
+        shift = 40;
+        break;
+    default:
+        break;
     }
     if (shift) {
         end++;
@@ -125,9 +142,13 @@ static bool store_value(const cli_opt *o, const char *text, cli_options *opts) {
     void *at = (char *)opts + o->offset;
     int64_t i;
     switch (o->kind) {
-    case CLI_FLAG: *(bool *)at = true; return true;
+    case CLI_FLAG:
+        *(bool *)at = true;
+        return true;
     case CLI_STR:
-    case CLI_OPT: *(const char **)at = text; return true;
+    case CLI_OPT:
+        *(const char **)at = text;
+        return true;
     case CLI_LIST: {
         cli_list *l = at;
         if (l->n == KV_CLI_MAX_LIST) return false;
@@ -138,9 +159,12 @@ static bool store_value(const cli_opt *o, const char *text, cli_options *opts) {
     case CLI_U32:
     case CLI_I64:
         if (!parse_int(text, &i) || !in_range(o, (double)i)) return false;
-        if (o->kind == CLI_I32) *(int32_t *)at = (int32_t)i;
-        else if (o->kind == CLI_U32) *(uint32_t *)at = (uint32_t)i;
-        else *(int64_t *)at = i;
+        if (o->kind == CLI_I32)
+            *(int32_t *)at = (int32_t)i;
+        else if (o->kind == CLI_U32)
+            *(uint32_t *)at = (uint32_t)i;
+        else
+            *(int64_t *)at = i;
         return true;
     case CLI_F32: {
         char *end;
@@ -149,8 +173,10 @@ static bool store_value(const cli_opt *o, const char *text, cli_options *opts) {
         *(float *)at = (float)d;
         return true;
     }
-    case CLI_BYTES: return kv_cli_bytes(text, at);
-    case CLI_U32S: return parse_u32s(o, text, at);
+    case CLI_BYTES:
+        return kv_cli_bytes(text, at);
+    case CLI_U32S:
+        return parse_u32s(o, text, at);
     }
     return false;
 }
@@ -161,11 +187,21 @@ static void refuse_value(const cli_opt *o, const char *name, size_t len, const c
     why += n;
     cap -= (size_t)n;
     switch (o->kind) {
-    case CLI_BYTES: snprintf(why, cap, "is no size (512M, 2G, or bytes)"); break;
-    case CLI_U32S: snprintf(why, cap, "is no list of whole numbers from %.0f to %.0f (512 or 128,512)", o->min, o->max); break;
-    case CLI_F32: snprintf(why, cap, "is no number from %g to %g", o->min, o->max); break;
-    case CLI_LIST: snprintf(why, cap, "is one too many (%d at most)", KV_CLI_MAX_LIST); break;
-    default: snprintf(why, cap, "is no whole number from %.0f to %.0f", o->min, o->max); break;
+    case CLI_BYTES:
+        snprintf(why, cap, "is no size (512M, 2G, or bytes)");
+        break;
+    case CLI_U32S:
+        snprintf(why, cap, "is no list of whole numbers from %.0f to %.0f (512 or 128,512)", o->min, o->max);
+        break;
+    case CLI_F32:
+        snprintf(why, cap, "is no number from %g to %g", o->min, o->max);
+        break;
+    case CLI_LIST:
+        snprintf(why, cap, "is one too many (%d at most)", KV_CLI_MAX_LIST);
+        break;
+    default:
+        snprintf(why, cap, "is no whole number from %.0f to %.0f", o->min, o->max);
+        break;
     }
 }
 
@@ -181,7 +217,10 @@ int kv_cli_parse(const cli_command *cmd, int argc, char **argv, cli_options *o, 
             o->positional.v[o->positional.n++] = a;
             continue;
         }
-        if (!strcmp(a, "--")) { options_end = true; continue; }
+        if (!strcmp(a, "--")) {
+            options_end = true;
+            continue;
+        }
         const char *eq = a[1] == '-' ? strchr(a, '=') : NULL;
         size_t len = eq ? (size_t)(eq - a) : strlen(a);
         const cli_opt *opt = find_opt(cmd, a, len);

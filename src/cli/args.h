@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The option parser that every subcommand shares. A command is a table of options over one struct of values; parsing, ranges,
- * help text and usage errors come from the table. Knows no command and prints nothing but help and usage errors.
- * Forms: -n 5, --predict 5, --predict=5; llama.cpp's long names with one dash (-ub, -ngl) are plain names. No bundling.
+ * The option parser that every subcommand shares. A command is a table of options over one struct of values; parsing,
+ * ranges, help text and usage errors come from the table. Knows no command and prints nothing but help and usage
+ * errors. Forms: -n 5, --predict 5, --predict=5; llama.cpp's long names with one dash (-ub, -ngl) are plain names. No
+ * bundling.
  */
 #ifndef KV_CLI_ARGS_H
 #define KV_CLI_ARGS_H
@@ -15,8 +16,14 @@
 enum { KV_CLI_OK = 0, KV_CLI_FAILED = 1, KV_CLI_USAGE = 2 }; /* exit status of the program */
 
 #define KV_CLI_MAX_LIST 32
-typedef struct cli_list { const char *v[KV_CLI_MAX_LIST]; uint32_t n; } cli_list;
-typedef struct cli_u32s { uint32_t v[KV_CLI_MAX_LIST]; uint32_t n; } cli_u32s;
+typedef struct cli_list {
+    const char *v[KV_CLI_MAX_LIST];
+    uint32_t n;
+} cli_list;
+typedef struct cli_u32s {
+    uint32_t v[KV_CLI_MAX_LIST];
+    uint32_t n;
+} cli_u32s;
 
 /* Values of all commands; a command's table says which of them it fills. */
 typedef struct cli_options {
@@ -32,11 +39,14 @@ typedef struct cli_options {
 } cli_options;
 
 enum cli_kind {
-    CLI_FLAG,  /* bool */
-    CLI_STR,   /* const char * */
-    CLI_OPT,   /* const char *: "" when given without =value */
-    CLI_LIST,  /* cli_list, one more on each use */
-    CLI_I32, CLI_U32, CLI_I64, CLI_F32, /* numbers inside [min, max] */
+    CLI_FLAG, /* bool */
+    CLI_STR,  /* const char * */
+    CLI_OPT,  /* const char *: "" when given without =value */
+    CLI_LIST, /* cli_list, one more on each use */
+    CLI_I32,
+    CLI_U32,
+    CLI_I64,
+    CLI_F32,   /* numbers inside [min, max] */
     CLI_BYTES, /* uint64_t: 1048576, 512K, 64M, 2G (binary) */
     CLI_U32S   /* cli_u32s: comma separated, also on repeated use */
 };
@@ -45,7 +55,7 @@ typedef struct cli_opt {
     const char *names; /* comma separated, dashes included: "-m,--model" */
     const char *arg;   /* what the value is called in help; NULL: none */
     enum cli_kind kind;
-    size_t offset;     /* in cli_options */
+    size_t offset; /* in cli_options */
     double min, max;
     const char *help;
 } cli_opt; /* a table ends with names NULL */
@@ -58,11 +68,13 @@ typedef struct cli_command {
     int (*run)(const cli_options *o);
 } cli_command;
 
-/* Parses argv[0..argc) (without program and command). KV_CLI_OK, or KV_CLI_USAGE with `why` filled: one line that names the argument. */
+/* Parses argv[0..argc) (without program and command). KV_CLI_OK, or KV_CLI_USAGE with `why` filled: one line that names
+ * the argument. */
 int kv_cli_parse(const cli_command *cmd, int argc, char **argv, cli_options *o, char *why, size_t cap);
 void kv_cli_help(const cli_command *cmd, FILE *out);
 
-/* The name out of list[n] nearest to `text` (edit distance at most 2 and below half its length), NULL when none is near. */
+/* The name out of list[n] nearest to `text` (edit distance at most 2 and below half its length), NULL when none is
+ * near. */
 const char *kv_cli_nearest(const char *text, const char *const *list, size_t n);
 /* "64M" and the like; false when malformed or past 64 bits. */
 bool kv_cli_bytes(const char *text, uint64_t *out);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvist bench: prompt and decode speed over depths and policies, beside what the machine's memory can stream. Reads like llama-bench. */
+/* kvist bench: prompt and decode speed over depths and policies, beside what the machine's memory can stream. Reads
+ * like llama-bench. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -16,14 +17,15 @@ typedef struct bench {
     const cli_options *o;
     cli_engine e;
     uint32_t threads;
-    double bandwidth;    /* bytes/s */
+    double bandwidth; /* bytes/s */
     int32_t *tokens;
     size_t n_tokens;
     out_table table;
     bool json, csv;
 } bench;
 
-/* Tokens of -f, else pseudo-random ones: speed does not depend on what a text says, but eviction does on how it scores. */
+/* Tokens of -f, else pseudo-random ones: speed does not depend on what a text says, but eviction does on how it scores.
+ */
 static int make_tokens(bench *b) {
     if (b->o->file) {
         char *text;
@@ -39,7 +41,8 @@ static int make_tokens(bench *b) {
     b->tokens = kv_malloc(N * sizeof *b->tokens);
     if (!b->tokens) return KV_CLI_FAILED;
     b->n_tokens = N;
-    for (uint64_t i = 0; i < N; i++) b->tokens[i] = (int32_t)(kv_mix64(0x9e3779b97f4a7c15ull * (i + 1)) % b->e.info.n_vocab);
+    for (uint64_t i = 0; i < N; i++)
+        b->tokens[i] = (int32_t)(kv_mix64(0x9e3779b97f4a7c15ull * (i + 1)) % b->e.info.n_vocab);
     return KV_CLI_OK;
 }
 
@@ -53,7 +56,8 @@ static void add_row(bench *b, const char *policy, const kv_bench_case *c, const 
     const kvist_model_info *m = &b->e.info;
     case_name(c, name, sizeof name);
     /* A decode step reads all weights and the cache, which grows from the depth's to the end's size. */
-    double streamed = c->n_gen ? r->tps * ((double)m->bytes_weights + ((double)r->kv_bytes + (double)r->report.bytes_true) / 2) : 0;
+    double streamed =
+        c->n_gen ? r->tps * ((double)m->bytes_weights + ((double)r->kv_bytes + (double)r->report.bytes_true) / 2) : 0;
     double limit = b->bandwidth > 0 ? streamed / b->bandwidth : 0;
     if (b->json) {
         json_t *o = kv_out_json_report(&r->report);
@@ -87,12 +91,15 @@ static void add_row(bench *b, const char *policy, const kv_bench_case *c, const 
     kv_out_cell(t, "%.2f ± %.2f", r->tps, spread);
     kv_out_cell(t, "%.1f %%", 100 * r->report.share);
     kv_out_cell(t, "%.2f", kv_out_mib(r->report.bytes_true));
-    if (c->n_gen) kv_out_cell(t, "%.1f (%.0f %%)", streamed * 1e-9, 100 * limit);
-    else kv_out_cell(t, "-");
+    if (c->n_gen)
+        kv_out_cell(t, "%.1f (%.0f %%)", streamed * 1e-9, 100 * limit);
+    else
+        kv_out_cell(t, "-");
 }
 
 /* All tests of one policy and depth share a session, so that the depth is read once. */
-static int run_depth(bench *b, const char *policy, uint32_t depth, const cli_u32s *pp, const cli_u32s *tg, cli_progress *progress) {
+static int run_depth(bench *b, const char *policy, uint32_t depth, const cli_u32s *pp, const cli_u32s *tg,
+                     cli_progress *progress) {
     kv_bench_case cases[MAX_CASES];
     kv_bench_result results[MAX_CASES];
     uint32_t n = 0;
@@ -102,7 +109,8 @@ static int run_depth(bench *b, const char *policy, uint32_t depth, const cli_u32
         if (tg->v[i]) cases[n++] = (kv_bench_case){depth, 0, tg->v[i]};
     kvist_error err;
     kv_watch watch = {kv_cli_watch, progress};
-    kv_status st = kv_bench_run(b->e.engine, policy, cases, n, b->o->reps, b->tokens, b->n_tokens, &watch, results, &err);
+    kv_status st =
+        kv_bench_run(b->e.engine, policy, cases, n, b->o->reps, b->tokens, b->n_tokens, &watch, results, &err);
     kv_out_progress_clear(&progress->bar);
     if (st != KVIST_OK) return kv_cli_error(&err);
     for (uint32_t i = 0; i < n; i++) add_row(b, policy, &cases[i], &results[i]);
@@ -118,7 +126,8 @@ static int run_grid(bench *b, const cli_u32s *pp, const cli_u32s *tg, const cli_
     for (uint32_t i = 0; i < tg->n; i++)
         if (tg->v[i] > longest) longest = tg->v[i];
     cli_options with = *b->o;
-    if (!with.n_ctx) with.n_ctx = deepest + longest + 1; /* grown on purpose; the warning says when it passes the model's own */
+    if (!with.n_ctx)
+        with.n_ctx = deepest + longest + 1; /* grown on purpose; the warning says when it passes the model's own */
     uint32_t n_ctx = kv_cli_context(&with, &b->e.info, deepest + longest, 1);
     int rc = n_ctx ? kv_cli_open_engine(b->o, n_ctx, 1, &b->e) : KV_CLI_FAILED;
     cli_progress progress;
@@ -152,7 +161,8 @@ static int run_bench(const cli_options *o) {
     int rc = kv_cli_check("bench", o);
     if (rc) return rc;
     bool csv = o->output && !strcmp(o->output, "csv"), json = o->json || (o->output && !strcmp(o->output, "json"));
-    if (o->output && !csv && !json && strcmp(o->output, "md")) return kv_cli_usage_error("bench", "-o: '%s' is none of md, csv, json", o->output);
+    if (o->output && !csv && !json && strcmp(o->output, "md"))
+        return kv_cli_usage_error("bench", "-o: '%s' is none of md, csv, json", o->output);
     cli_u32s pp = o->n_prompt, tg = o->n_gen, depth = o->depth;
     if (!pp.n) pp = (cli_u32s){{512}, 1};
     if (!tg.n) tg = (cli_u32s){{64}, 1};
@@ -163,13 +173,18 @@ static int run_bench(const cli_options *o) {
     rc = kv_cli_open_model(o, &b.e);
     if (rc == KV_CLI_OK) rc = make_tokens(&b);
     if (rc == KV_CLI_OK) rc = run_grid(&b, &pp, &tg, &depth);
-    if (b.table.n_rows && csv) kv_out_table_csv(&b.table, stdout);
+    if (b.table.n_rows && csv)
+        kv_out_table_csv(&b.table, stdout);
     else if (b.table.n_rows) {
         char cpu[96];
         kv_out_table_print(&b.table, stdout);
         kv_cpu_name(cpu, sizeof cpu);
-        printf("\n%s, %u threads; kvist %s; median of %u and the greater deviation\n", cpu, b.threads, kvist_version(), o->reps);
-        if (b.bandwidth > 0) printf("memory reads at %.1f GB/s; GB/s: weights and cache streamed by decoding (share of that); share, KV MiB: at the end\n", b.bandwidth * 1e-9);
+        printf("\n%s, %u threads; kvist %s; median of %u and the greater deviation\n", cpu, b.threads, kvist_version(),
+               o->reps);
+        if (b.bandwidth > 0)
+            printf("memory reads at %.1f GB/s; GB/s: weights and cache streamed by decoding (share of that); share, KV "
+                   "MiB: at the end\n",
+                   b.bandwidth * 1e-9);
     }
     kv_out_table_free(&b.table);
     kv_free(b.tokens);
@@ -184,16 +199,22 @@ static const cli_opt opts[] = {
     {"-r,--repetitions", "N", CLI_U32, offsetof(cli_options, reps), 1, 64, "repetitions (5)"},
     {"-f,--file", "FILE", CLI_STR, offsetof(cli_options, file), 0, 0, "text to read (default: pseudo-random tokens)"},
     {"-o,--output", "FORMAT", CLI_STR, offsetof(cli_options, output), 0, 0, "md, csv or json (md)"},
-    {"--no-probe", NULL, CLI_FLAG, offsetof(cli_options, no_probe), 0, 0, "do not measure the machine's memory bandwidth"},
+    {"--no-probe", NULL, CLI_FLAG, offsetof(cli_options, no_probe), 0, 0,
+     "do not measure the machine's memory bandwidth"},
     {0}};
-static const cli_opt *const groups[] = {kv_cli_opts_model, opts, kv_cli_opts_kv, kv_cli_opts_precise, kv_cli_opts_output, NULL};
+static const cli_opt *const groups[] = {kv_cli_opts_model,  opts, kv_cli_opts_kv, kv_cli_opts_precise,
+                                        kv_cli_opts_output, NULL};
 
 const cli_command kv_cli_bench = {
-    "bench", "-m MODEL [-p N,...] [-n N,...] [-d N,...] [--kv POLICY]... [-o md|csv|json]",
-    "Measures prompt and decode speed at given depths under given cache policies.", groups,
-    "ppN: reading N tokens; tgN: generating N, one by one; @ dD: with D tokens in the cache. Engine time only, batch 1.\n\n"
+    "bench",
+    "-m MODEL [-p N,...] [-n N,...] [-d N,...] [--kv POLICY]... [-o md|csv|json]",
+    "Measures prompt and decode speed at given depths under given cache policies.",
+    groups,
+    "ppN: reading N tokens; tgN: generating N, one by one; @ dD: with D tokens in the cache. Engine time only, batch "
+    "1.\n\n"
     "examples:\n"
     "  kvist bench -m model.gguf\n"
     "  kvist bench -m model.gguf -p 0 -n 32 -d 0,2048,8192 -c 8704 --kv full --kv minikv --kv full,format=q2s\n"
     "  kvist bench -m model.gguf -t 2 -r 9 -o csv\n",
-    0, run_bench};
+    0,
+    run_bench};

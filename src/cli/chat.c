@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kvist chat: a conversation in a terminal. The session's history is the conversation's tokens; each turn appends what the template adds and
- * syncs, so that the past is not read again. Invariant: ids[0..n_ids) are the tokens of the conversation so far, which the rendered text
- * `covered` bytes long stands for; turns remember both, so that undo is a truncation.
+ * kvist chat: a conversation in a terminal. The session's history is the conversation's tokens; each turn appends what
+ * the template adds and syncs, so that the past is not read again. Invariant: ids[0..n_ids) are the tokens of the
+ * conversation so far, which the rendered text `covered` bytes long stands for; turns remember both, so that undo is a
+ * truncation.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,10 @@
 
 #define SPACE " \t\r\n"
 
-typedef struct turn { char *user, *answer; size_t n_ids_before, covered_before; } turn;
+typedef struct turn {
+    char *user, *answer;
+    size_t n_ids_before, covered_before;
+} turn;
 
 typedef struct chat {
     const cli_options *o;
@@ -26,7 +30,7 @@ typedef struct chat {
     uint32_t n_ctx;
     turn *turns;
     size_t n_turns;
-    int32_t *ids;          /* [n_ids] */
+    int32_t *ids; /* [n_ids] */
     size_t n_ids, covered;
     char policy[256];
 } chat;
@@ -54,8 +58,8 @@ static bool append_ids(chat *c, const int32_t *ids, size_t n) {
 }
 
 /*
- * Where in the new rendering the last answer ends, 0 when it is not there. `covered` is where it ended as generated; templates may trim
- * the white space around it, so that is skipped on both sides.
+ * Where in the new rendering the last answer ends, 0 when it is not there. `covered` is where it ended as generated;
+ * templates may trim the white space around it, so that is skipped on both sides.
  */
 static size_t end_of_answer(const chat *c, const char *text, size_t len) {
     const turn *last = c->n_turns > 1 ? &c->turns[c->n_turns - 2] : NULL;
@@ -71,8 +75,9 @@ static size_t end_of_answer(const chat *c, const char *text, size_t len) {
 }
 
 /*
- * Tokens of what the template adds since the last answer: the generated tokens stay as they are and only the rest is tokenized. A
- * template that rewrites the past makes the whole text new; sync keeps what is equal, and undo starts over.
+ * Tokens of what the template adds since the last answer: the generated tokens stay as they are and only the rest is
+ * tokenized. A template that rewrites the past makes the whole text new; sync keeps what is equal, and undo starts
+ * over.
  */
 static int extend(chat *c, const char *text) {
     int32_t *ids = NULL;
@@ -117,12 +122,20 @@ static int read_and_answer(chat *c) {
     kv_out_progress_clear(&progress.bar);
     if (st) {
         kv_cli_interrupt_default();
-        kv_cli_error(&err);
+        if (st == KVIST_E_CANCELLED)
+            fprintf(stderr, "stopped while reading; the message is taken back\n");
+        else
+            kv_cli_error(&err);
         return undo(c) == KV_CLI_OK ? KV_CLI_OK : KV_CLI_FAILED;
     }
     int32_t n_predict = c->o->n_predict == -2 ? -1 : c->o->n_predict;
-    cli_generate g = {.model = c->e.model, .session = c->s, .sampling = &c->sampling, .n_predict = n_predict, .n_ctx = c->n_ctx,
-                      .ignore_end = c->o->ignore_eos, .out = c->o->json ? NULL : stdout};
+    cli_generate g = {.model = c->e.model,
+                      .session = c->s,
+                      .sampling = &c->sampling,
+                      .n_predict = n_predict,
+                      .n_ctx = c->n_ctx,
+                      .ignore_end = c->o->ignore_eos,
+                      .out = c->o->json ? NULL : stdout};
     int rc = kv_cli_generate(&g);
     kv_cli_interrupt_default();
     if (rc == KV_CLI_OK && c->o->json) {
@@ -135,7 +148,9 @@ static int read_and_answer(chat *c) {
     } else if (rc == KV_CLI_OK) {
         fputs(kv_cli_line_is_terminal() ? "\n\n" : "\n", stdout);
         fflush(stdout);
-        if (!strcmp(g.finish, "context")) kv_cli_warn(c->o, "the context's %u tokens are full (-c raises it, /undo frees the last exchange)", c->n_ctx);
+        if (!strcmp(g.finish, "context"))
+            kv_cli_warn(c->o, "the context's %u tokens are full (-c raises it, /undo frees the last exchange)",
+                        c->n_ctx);
     }
     if (rc == KV_CLI_OK) {
         t->answer = g.text;
@@ -163,7 +178,9 @@ static int say(chat *c, const char *text) {
     if (rc == KV_CLI_OK) rc = extend(c, rendered);
     kv_free(rendered);
     if (rc == KV_CLI_OK && c->n_ids >= c->n_ctx) {
-        fprintf(stderr, "kvist: the conversation has %zu tokens, the context %u: /undo, or start again with a larger -c\n", c->n_ids, c->n_ctx);
+        fprintf(stderr,
+                "kvist: the conversation has %zu tokens, the context %u: /undo, or start again with a larger -c\n",
+                c->n_ids, c->n_ctx);
         return undo(c);
     }
     return rc == KV_CLI_OK ? read_and_answer(c) : rc;
@@ -232,25 +249,34 @@ static void help(void) {
 static int command(chat *c, const char *line, bool *quit) {
     size_t n = strcspn(line, " \t");
     const char *rest = line + n + strspn(line + n, " \t");
-    if (n == 5 && !strncmp(line, "/quit", n)) *quit = true;
-    else if (n == 5 && !strncmp(line, "/exit", n)) *quit = true;
-    else if (n == 5 && !strncmp(line, "/help", n)) help();
-    else if (n == 5 && !strncmp(line, "/edit", n)) return edit_last(c, rest);
+    if (n == 5 && !strncmp(line, "/quit", n))
+        *quit = true;
+    else if (n == 5 && !strncmp(line, "/exit", n))
+        *quit = true;
+    else if (n == 5 && !strncmp(line, "/help", n))
+        help();
+    else if (n == 5 && !strncmp(line, "/edit", n))
+        return edit_last(c, rest);
     else if (n == 3 && !strncmp(line, "/kv", n)) {
-        if (*rest) set_policy(c, rest);
-        else show_map(c);
+        if (*rest)
+            set_policy(c, rest);
+        else
+            show_map(c);
     } else if (n == 7 && !strncmp(line, "/report", n)) {
         kvist_report r;
         kvist_session_report(c->s, &r);
         kv_out_report(&r, stderr);
     } else if (n == 5 && !strncmp(line, "/undo", n)) {
-        if (!c->n_turns) fprintf(stderr, "nothing to take back\n");
+        if (!c->n_turns)
+            fprintf(stderr, "nothing to take back\n");
         else {
             int rc = undo(c);
-            if (rc == KV_CLI_OK) fprintf(stderr, "took the last exchange back; %zu tokens\n", kvist_session_length(c->s));
+            if (rc == KV_CLI_OK)
+                fprintf(stderr, "took the last exchange back; %zu tokens\n", kvist_session_length(c->s));
             return rc;
         }
-    } else fprintf(stderr, "unknown command '%.*s'; /help lists them\n", (int)n, line);
+    } else
+        fprintf(stderr, "unknown command '%.*s'; /help lists them\n", (int)n, line);
     return KV_CLI_OK;
 }
 
@@ -258,12 +284,15 @@ static int converse(chat *c) {
     bool quit = false;
     int rc = KV_CLI_OK;
     if (kv_cli_line_is_terminal() && !c->o->quiet)
-        fprintf(stderr, "%s, %s, context %u; /help lists commands\n\n", c->e.info.name ? c->e.info.name : c->e.info.arch, c->policy, c->n_ctx);
+        fprintf(stderr, "%s, %s, context %u; /help lists commands\n\n",
+                c->e.info.name ? c->e.info.name : c->e.info.arch, c->policy, c->n_ctx);
     while (rc == KV_CLI_OK && !quit) {
         char *line = kv_cli_line_read("> ", NULL);
         if (!line) break;
-        if (line[0] == '/' && line[1] != '/') rc = command(c, line, &quit);
-        else if (line[strspn(line, " \t")]) rc = say(c, line[0] == '/' ? line + 1 : line);
+        if (line[0] == '/' && line[1] != '/')
+            rc = command(c, line, &quit);
+        else if (line[strspn(line, " \t")])
+            rc = say(c, line[0] == '/' ? line + 1 : line);
         free(line);
     }
     return rc;
@@ -293,7 +322,7 @@ static int run_chat(const cli_options *o) {
         rc = converse(&c);
         kvist_report r;
         kvist_session_report(c.s, &r);
-        if (c.n_turns && !o->quiet) kv_out_report(&r, stderr);
+        if (c.n_turns && !o->quiet && !o->json) kv_out_report(&r, stderr);
     }
     while (c.n_turns) drop_turn(&c);
     kvist_session_close(&c.s);
@@ -303,15 +332,18 @@ static int run_chat(const cli_options *o) {
     return rc;
 }
 
-static const cli_opt *const groups[] = {kv_cli_opts_model, kv_cli_opts_chat, kv_cli_opts_predict, kv_cli_opts_kv,
-                                        kv_cli_opts_sampling, kv_cli_opts_precise, kv_cli_opts_output, NULL};
+static const cli_opt *const groups[] = {kv_cli_opts_model,    kv_cli_opts_chat,    kv_cli_opts_predict, kv_cli_opts_kv,
+                                        kv_cli_opts_sampling, kv_cli_opts_precise, kv_cli_opts_output,  NULL};
 
-const cli_command kv_cli_chat = {
-    "chat", "-m MODEL [--system TEXT] [--kv POLICY] [options]",
-    "Talks with the model in the terminal; the past is kept in the cache, not read again.", groups,
-    "commands: /kv shows the cache, /kv POLICY changes it, /undo, /edit, /report, /help, /quit. Ctrl-C stops an answer.\n"
-    "Without a terminal each line of standard input is a message.\n\n"
-    "examples:\n"
-    "  kvist chat -m model.gguf --kv minikv,share=0.14\n"
-    "  printf 'Hello\\n/kv\\n' | kvist chat -m model.gguf --temp 0 -n 50\n",
-    0, run_chat};
+const cli_command kv_cli_chat = {"chat",
+                                 "-m MODEL [--system TEXT] [--kv POLICY] [options]",
+                                 "Talks with the model in the terminal; the past is kept in the cache, not read again.",
+                                 groups,
+                                 "commands: /kv shows the cache, /kv POLICY changes it, /undo, /edit, /report, /help, "
+                                 "/quit. Ctrl-C stops an answer.\n"
+                                 "Without a terminal each line of standard input is a message.\n\n"
+                                 "examples:\n"
+                                 "  kvist chat -m model.gguf --kv minikv,share=0.14\n"
+                                 "  printf 'Hello\\n/kv\\n' | kvist chat -m model.gguf --temp 0 -n 50\n",
+                                 0,
+                                 run_chat};

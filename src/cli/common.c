@@ -35,8 +35,16 @@ int kv_cli_open_model(const cli_options *o, cli_engine *e) {
 
 int kv_cli_open_engine(const cli_options *o, uint32_t n_ctx, uint32_t max_sessions, cli_engine *e) {
     kvist_error err;
-    kvist_engine_params p = {.n_ctx = n_ctx, .threads = o->threads, .ubatch = o->ubatch, .max_sessions = max_sessions, .kv_bytes = o->kv_mem,
-                             .precise = !o->precise ? 0 : *o->precise ? 2 : 1, .log = log_line, .log_user = (void *)o};
+    kvist_engine_params p = {.n_ctx = n_ctx,
+                             .threads = o->threads,
+                             .ubatch = o->ubatch,
+                             .max_sessions = max_sessions,
+                             .kv_bytes = o->kv_mem,
+                             .precise = !o->precise   ? 0
+                                        : *o->precise ? 2
+                                                      : 1,
+                             .log = log_line,
+                             .log_user = (void *)o};
     return kvist_engine_create(e->model, &p, &e->engine, &err) ? kv_cli_error(&err) : KV_CLI_OK;
 }
 
@@ -51,16 +59,17 @@ uint32_t kv_cli_context(const cli_options *o, const kvist_model_info *info, size
         n = n_predict < 0 ? train : (need + 255) / 256 * 256;
         if (n > train) n = train;
     } else if (n > train) {
-        kv_cli_warn(o, "-c %llu is above the %llu tokens this model was trained on: answers may be poor", (unsigned long long)n,
-                    (unsigned long long)train);
+        kv_cli_warn(o, "-c %llu is above the %llu tokens this model was trained on: answers may be poor",
+                    (unsigned long long)n, (unsigned long long)train);
     }
     if (n_prompt >= n) {
-        fprintf(stderr, "kvist: the prompt has %zu tokens, the context %llu: give a larger -c%s\n", n_prompt, (unsigned long long)n,
-                n == train ? " (above the model's own)" : "");
+        fprintf(stderr, "kvist: the prompt has %zu tokens, the context %llu: give a larger -c%s\n", n_prompt,
+                (unsigned long long)n, n == train ? " (above the model's own)" : "");
         return 0;
     }
     if (need > n)
-        kv_cli_warn(o, "prompt and answer need %llu tokens, the context has %llu: generation stops there (-c raises it)",
+        kv_cli_warn(o,
+                    "prompt and answer need %llu tokens, the context has %llu: generation stops there (-c raises it)",
                     (unsigned long long)need, (unsigned long long)n);
     return (uint32_t)n;
 }
@@ -97,15 +106,18 @@ static int read_source(const char *path, char **text, size_t *len) {
 int kv_cli_prompt(const char *command, const cli_options *o, char **text, size_t *len) {
     bool p_stdin = o->prompt && !strcmp(o->prompt, "-");
     if (!o->prompt && !o->file) {
-        if (isatty(STDIN_FILENO)) return kv_cli_usage_error(command, "no prompt: -p TEXT, -f FILE, or text on standard input");
+        if (isatty(STDIN_FILENO))
+            return kv_cli_usage_error(command, "no prompt: -p TEXT, -f FILE, or text on standard input");
         return read_stream(stdin, text, len);
     }
-    if (p_stdin && o->file && !strcmp(o->file, "-")) return kv_cli_usage_error(command, "-p - and -f - both want standard input");
+    if (p_stdin && o->file && !strcmp(o->file, "-"))
+        return kv_cli_usage_error(command, "-p - and -f - both want standard input");
     char *file = NULL, *prompt = NULL;
     size_t n_file = 0, n_prompt = 0;
     int rc = KV_CLI_OK;
     if (o->file) rc = read_source(o->file, &file, &n_file);
-    if (rc == KV_CLI_OK && p_stdin) rc = read_stream(stdin, &prompt, &n_prompt);
+    if (rc == KV_CLI_OK && p_stdin)
+        rc = read_stream(stdin, &prompt, &n_prompt);
     else if (rc == KV_CLI_OK && o->prompt) {
         n_prompt = strlen(o->prompt);
         prompt = kv_strndup(o->prompt, n_prompt);
@@ -135,7 +147,8 @@ int kv_cli_prompt(const char *command, const cli_options *o, char **text, size_t
     return KV_CLI_OK;
 }
 
-int kv_cli_render_messages(const cli_options *o, const cli_engine *e, const kvist_message *m, size_t n, bool generation, char **out) {
+int kv_cli_render_messages(const cli_options *o, const cli_engine *e, const kvist_message *m, size_t n, bool generation,
+                           char **out) {
     kvist_error err;
     size_t len = 0;
     *out = NULL;
@@ -155,7 +168,9 @@ int kv_cli_render(const cli_options *o, const cli_engine *e, const char *text, c
     *templated = !o->raw && (o->chat_template || e->info.chat_family);
     if (!*templated) {
         if (o->system) kv_cli_warn(o, "--system has no effect without a chat template");
-        if (!o->raw) kv_cli_warn(o, "no chat template of a known family in this model: the text is read as it is (--chat-template FAMILY names one, --raw agrees)");
+        if (!o->raw)
+            kv_cli_warn(o, "no chat template of a known family in this model: the text is read as it is "
+                           "(--chat-template FAMILY names one, --raw agrees)");
         *out = kv_strndup(text, strlen(text));
         return *out ? KV_CLI_OK : KV_CLI_FAILED;
     }
@@ -166,7 +181,8 @@ int kv_cli_render(const cli_options *o, const cli_engine *e, const char *text, c
     return kv_cli_render_messages(o, e, m, n, true, out);
 }
 
-int kv_cli_tokens(const cli_engine *e, const char *text, size_t len, bool special, bool parse, int32_t **ids, size_t *n) {
+int kv_cli_tokens(const cli_engine *e, const char *text, size_t len, bool special, bool parse, int32_t **ids,
+                  size_t *n) {
     kvist_error err;
     unsigned flags = (special ? KVIST_TOK_SPECIAL : 0u) | (parse ? KVIST_TOK_PARSE : 0u);
     size_t cap = len + 8; /* no tokenizer has more tokens than bytes, special ones aside */
@@ -185,10 +201,12 @@ int kv_cli_tokens(const cli_engine *e, const char *text, size_t len, bool specia
         kv_free(p);
         cap = *n;
     }
-    /* A template that writes BOS itself and a tokenizer that adds one: keep one. Control tokens have no bytes of their own. */
+    /* A template that writes BOS itself and a tokenizer that adds one: keep one. Control tokens have no bytes of their
+     * own. */
     size_t bytes;
     int32_t *p = *ids;
-    if (special && parse && *n >= 2 && p[0] == p[1] && (!kvist_token_bytes(e->model, p[0], false, &bytes) || bytes == 0))
+    if (special && parse && *n >= 2 && p[0] == p[1] &&
+        (!kvist_token_bytes(e->model, p[0], false, &bytes) || bytes == 0))
         memmove(p, p + 1, --*n * sizeof *p);
     return KV_CLI_OK;
 }

@@ -19,10 +19,10 @@ typedef struct task {
     cli_questions q;
     int32_t *prefix;
     size_t n_prefix;
-    kv_compare_item *items;         /* [q.n] */
+    kv_compare_item *items; /* [q.n] */
     const char *policies[KV_CLI_MAX_LIST + 2];
     uint32_t n_policies, n_done;
-    kv_compare_result *results;     /* [n_policies] */
+    kv_compare_result *results; /* [n_policies] */
     uint32_t n_predict;
 } task;
 
@@ -50,7 +50,8 @@ static int cut_text(task *t, char **text, size_t *len, size_t n) {
     if (have < n) kv_cli_warn(t->o, "the text has %zu tokens, --prompt-tokens asks for %zu", have, n);
     if (have > n) {
         char *cut = kv_cli_text(t->e.model, ids, n);
-        if (!cut) rc = KV_CLI_FAILED;
+        if (!cut)
+            rc = KV_CLI_FAILED;
         else {
             kv_free(*text);
             *text = cut;
@@ -61,8 +62,8 @@ static int cut_text(task *t, char **text, size_t *len, size_t n) {
     return rc;
 }
 
-/* Tokens of the shared prefix and of each question: the rendered conversation is cut where the question begins, so that the prefix's tokens
- * are the same for all questions. */
+/* Tokens of the shared prefix and of each question: the rendered conversation is cut where the question begins, so that
+ * the prefix's tokens are the same for all questions. */
 static int make_items(task *t, const char *text) {
     static const char mark[] = "\x01question\x01";
     size_t len = strlen(text);
@@ -79,14 +80,16 @@ static int make_items(task *t, const char *text) {
         fprintf(stderr, "kvist: the chat template does not keep the prompt's text: use --raw\n");
         rc = KV_CLI_FAILED;
     }
-    if (rc == KV_CLI_OK) rc = kv_cli_tokens(&t->e, rendered, (size_t)(at - rendered), true, true, &t->prefix, &t->n_prefix);
+    if (rc == KV_CLI_OK)
+        rc = kv_cli_tokens(&t->e, rendered, (size_t)(at - rendered), true, true, &t->prefix, &t->n_prefix);
     if (rc == KV_CLI_OK && !(t->items = kv_calloc(t->q.n, sizeof *t->items))) rc = KV_CLI_FAILED;
     for (uint32_t i = 0; rc == KV_CLI_OK && i < t->q.n; i++) {
         const char *tail = at + sizeof mark - 1;
         size_t nq = strlen(t->q.v[i].text), nt = strlen(tail), n;
         char *s = kv_malloc(nq + nt + 1);
         int32_t *ids;
-        if (!s) rc = KV_CLI_FAILED;
+        if (!s)
+            rc = KV_CLI_FAILED;
         else {
             memcpy(s, t->q.v[i].text, nq);
             memcpy(s + nq, tail, nt + 1);
@@ -107,12 +110,15 @@ static int prepare(task *t) {
     bool templated = !o->raw && (o->chat_template || t->e.info.chat_family);
     int rc = kv_cli_prompt("compare", o, &text, &len);
     if (rc == KV_CLI_OK && o->prompt_tokens && (templated || t->q.n)) rc = cut_text(t, &text, &len, o->prompt_tokens);
-    if (rc == KV_CLI_OK && t->q.n) rc = make_items(t, text);
+    if (rc == KV_CLI_OK && t->q.n)
+        rc = make_items(t, text);
     else if (rc == KV_CLI_OK) {
         rc = kv_cli_render(o, &t->e, text, &rendered, &templated);
-        if (rc == KV_CLI_OK) rc = kv_cli_tokens(&t->e, rendered, strlen(rendered), true, true, &t->prefix, &t->n_prefix);
+        if (rc == KV_CLI_OK)
+            rc = kv_cli_tokens(&t->e, rendered, strlen(rendered), true, true, &t->prefix, &t->n_prefix);
         if (rc == KV_CLI_OK && !templated && o->prompt_tokens) {
-            if (t->n_prefix > o->prompt_tokens) t->n_prefix = o->prompt_tokens;
+            if (t->n_prefix > o->prompt_tokens)
+                t->n_prefix = o->prompt_tokens;
             else if (t->n_prefix < o->prompt_tokens)
                 kv_cli_warn(o, "the text has %zu tokens, --prompt-tokens asks for %u", t->n_prefix, o->prompt_tokens);
         }
@@ -136,14 +142,22 @@ static int measure(task *t) {
     cli_progress progress;
     kv_cli_progress_init(&progress, t->o, "");
     kv_cli_interrupt_install();
-    kv_compare_params p = {.model = t->e.model, .n_vocab = t->e.info.n_vocab, .prefix = t->prefix, .n_prefix = t->n_prefix, .items = t->items,
-                           .n_items = t->q.n, .n_predict = t->n_predict, .ignore_end = t->o->ignore_eos, .min_timed = MIN_TIMED,
+    kv_compare_params p = {.model = t->e.model,
+                           .n_vocab = t->e.info.n_vocab,
+                           .prefix = t->prefix,
+                           .n_prefix = t->n_prefix,
+                           .items = t->items,
+                           .n_items = t->q.n,
+                           .n_predict = t->n_predict,
+                           .ignore_end = t->o->ignore_eos,
+                           .min_timed = MIN_TIMED,
                            .watch = {kv_cli_watch, &progress}};
     kv_compare *c = NULL;
     kvist_error err;
     kv_status st = KVIST_OK;
     for (uint32_t i = 0; st == KVIST_OK && i < t->n_policies; i++) {
-        if (!progress.bar.on && !t->o->quiet) fprintf(stderr, "kvist: %s (%u of %u)\n", t->policies[i], i + 1, t->n_policies);
+        if (!progress.bar.on && !t->o->quiet)
+            fprintf(stderr, "kvist: %s (%u of %u)\n", t->policies[i], i + 1, t->n_policies);
         st = i ? kv_compare_policy(c, t->policies[i], &t->results[i], &err)
                : kv_compare_base(t->e.engine, &p, t->policies[0], &c, &t->results[0], &err);
         if (st == KVIST_OK) t->n_done++;
@@ -191,7 +205,8 @@ static void print_answers(const task *t) {
         printf("%u. %s  [%s]\n", i + 1, t->q.v[i].text, t->q.v[i].expected);
         for (uint32_t p = 0; p < t->n_done; p++) {
             char *s = answer_text(t, p, i);
-            printf("   %-*s %s ", (int)widest, t->policies[p], s && kv_compare_found(s, t->q.v[i].expected) ? "✓" : "✗");
+            printf("   %-*s %s ", (int)widest, t->policies[p],
+                   s && kv_compare_found(s, t->q.v[i].expected) ? "✓" : "✗");
             print_line(s ? s : "", ANSWER_WIDTH);
             kv_free(s);
         }
@@ -212,29 +227,36 @@ static void print_table(const task *t) {
     char facts[32];
     snprintf(facts, sizeof facts, "facts of %u", t->q.n);
     if (t->q.n) kv_out_column(&tab, facts, false);
-    static const char *const rest[] = {"stored/seen", "KV MiB", "share", "peak MiB", "mass mean/min", "prefill tok/s", "decode tok/s", "KL nats", "same top-1"};
+    static const char *const rest[] = {"stored/seen",   "KV MiB",       "share",   "peak MiB",  "mass mean/min",
+                                       "prefill tok/s", "decode tok/s", "KL nats", "same top-1"};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) kv_out_column(&tab, rest[i], false);
     for (uint32_t p = 0; p < t->n_done; p++) {
         const kv_compare_result *r = &t->results[p];
         const kvist_report *k = &r->report;
         kv_out_cell(&tab, "%s", t->policies[p]);
         if (t->q.n) kv_out_cell(&tab, "%u", facts_found(t, p));
-        kv_out_cell(&tab, "%s/%s", kv_out_count(a, sizeof a, (uint64_t)(k->tokens_stored + 0.5)), kv_out_count(b, sizeof b, k->tokens_seen));
+        kv_out_cell(&tab, "%s/%s", kv_out_count(a, sizeof a, (uint64_t)(k->tokens_stored + 0.5)),
+                    kv_out_count(b, sizeof b, k->tokens_seen));
         kv_out_cell(&tab, "%.2f", kv_out_mib(k->bytes_true));
         kv_out_cell(&tab, "%.1f %%", 100 * k->share);
         kv_out_cell(&tab, "%.1f", kv_out_mib(k->bytes_peak));
         kv_out_cell(&tab, "%.3f/%.3f", k->mass_mean, k->mass_min);
         kv_out_cell(&tab, "%.0f", r->prefill_tps);
         kv_out_cell(&tab, "%.1f", r->decode_tps);
-        if (isfinite(r->kld_mean)) kv_out_cell(&tab, p ? "%.4f" : "0", r->kld_mean);
-        else kv_out_cell(&tab, "-");
-        if (isfinite(r->same_top1)) kv_out_cell(&tab, "%.1f %%", 100 * r->same_top1);
-        else kv_out_cell(&tab, "-");
+        if (isfinite(r->kld_mean))
+            kv_out_cell(&tab, p ? "%.4f" : "0", r->kld_mean);
+        else
+            kv_out_cell(&tab, "-");
+        if (isfinite(r->same_top1))
+            kv_out_cell(&tab, "%.1f %%", 100 * r->same_top1);
+        else
+            kv_out_cell(&tab, "-");
     }
     kv_out_table_print(&tab, stdout);
     kv_out_table_free(&tab);
     for (uint32_t p = 0; p < t->n_done; p++)
-        if (!t->results[p].report.share_met) printf("%s: the share asked for was not met: %s\n", t->policies[p], t->results[p].report.share_note);
+        if (!t->results[p].report.share_met)
+            printf("%s: the share asked for was not met: %s\n", t->policies[p], t->results[p].report.share_note);
 }
 
 static void print_json(const task *t) {
@@ -251,8 +273,10 @@ static void print_json(const task *t) {
         json_t *list = json_array();
         for (uint32_t i = 0; i < r->n_answers; i++) {
             char *s = answer_text(t, p, i);
-            if (!t->q.n) kv_out_json_text(o, "text", s ? s : "", s ? strlen(s) : 0);
-            else json_array_append_new(list, json_string(s ? s : ""));
+            if (!t->q.n)
+                kv_out_json_text(o, "text", s ? s : "", s ? strlen(s) : 0);
+            else
+                json_array_append_new(list, json_string(s ? s : ""));
             kv_free(s);
         }
         if (t->q.n) {
@@ -286,7 +310,8 @@ static int compare(const cli_options *o) {
     if (rc == KV_CLI_OK) rc = kv_cli_open_model(o, &t.e);
     if (rc == KV_CLI_OK) rc = prepare(&t);
     if (rc == KV_CLI_OK) rc = measure(&t);
-    if (t.n_done && o->json) print_json(&t);
+    if (t.n_done && o->json)
+        print_json(&t);
     else if (t.n_done) {
         print_answers(&t);
         print_table(&t);
@@ -301,21 +326,28 @@ static int compare(const cli_options *o) {
     return rc;
 }
 
-static const cli_opt opts[] = {
-    {"--questions", "FILE", CLI_STR, offsetof(cli_options, questions), 0, 0, "questions about the document, a line each: question TAB what the\nanswer must contain (alternatives: a|b); it is read once per policy"},
-    {"--prompt-tokens", "N", CLI_U32, offsetof(cli_options, prompt_tokens), 1, 16777216, "cut the prompt to N tokens (with a chat template: its text)"},
-    {0}};
-static const cli_opt *const groups[] = {kv_cli_opts_model, kv_cli_opts_prompt, opts, kv_cli_opts_chat, kv_cli_opts_predict, kv_cli_opts_kv,
-                                        kv_cli_opts_precise, kv_cli_opts_output, NULL};
+static const cli_opt opts[] = {{"--questions", "FILE", CLI_STR, offsetof(cli_options, questions), 0, 0,
+                                "questions about the document, a line each: question TAB what the\nanswer must contain "
+                                "(alternatives: a|b); it is read once per policy"},
+                               {"--prompt-tokens", "N", CLI_U32, offsetof(cli_options, prompt_tokens), 1, 16777216,
+                                "cut the prompt to N tokens (with a chat template: its text)"},
+                               {0}};
+static const cli_opt *const groups[] = {kv_cli_opts_model,   kv_cli_opts_prompt,  opts,
+                                        kv_cli_opts_chat,    kv_cli_opts_predict, kv_cli_opts_kv,
+                                        kv_cli_opts_precise, kv_cli_opts_output,  NULL};
 
 const cli_command kv_cli_compare = {
-    "compare", "-m MODEL [-f FILE] [-p TEXT] --kv POLICY [--kv POLICY]... [options]",
-    "Answers one prompt under several cache policies and shows bytes, speed and divergence side by side.", groups,
-    "`full` is the base and is added when it is not among the policies. All answers are greedy, -n 64 tokens by default.\n"
+    "compare",
+    "-m MODEL [-f FILE] [-p TEXT] --kv POLICY [--kv POLICY]... [options]",
+    "Answers one prompt under several cache policies and shows bytes, speed and divergence side by side.",
+    groups,
+    "`full` is the base and is added when it is not among the policies. All answers are greedy, -n 64 tokens by "
+    "default.\n"
     "KL and same top-1 compare the predictions along the base's answer, decoded token by token under each policy;\n"
     "decode speed is that of the same tokens. Bytes, share and retained mass are those at the end of the prompt.\n\n"
     "examples:\n"
     "  kvist compare -m model.gguf -f report.txt -p \"Who signed it?\" --kv minikv --kv kvcompress\n"
     "  kvist compare -m model.gguf -f report.txt --questions facts.tsv --kv minikv,share=0.14 --kv full,format=q2s\n"
     "  kvist compare -m model.gguf -f book.txt --prompt-tokens 7500 --raw -n 64 --kv kvcompress,share=0.14 --json\n",
-    0, compare};
+    0,
+    compare};

@@ -8,12 +8,15 @@
 #include "cli/common.h"
 #include "measure/eval.h"
 
-static void print_table(const cli_options *o, const kv_eval_params *p, const char *const *names, const kv_eval_result *r, uint32_t n) {
+static void print_table(const cli_options *o, const kv_eval_params *p, const char *const *names,
+                        const kv_eval_result *r, uint32_t n) {
     out_table t;
     char step[32];
     snprintf(step, sizeof step, p->step ? "step %u" : "plain prefill", p->step);
     printf("%u chunks of %u tokens, %s, %zu predictions; %s\n", kv_eval_chunks(p), p->ctx, step, r[0].rows,
-           !o->precise ? "8-bit activations" : *o->precise ? "f32 matrix products and attention" : "f32 matrix products");
+           !o->precise   ? "8-bit activations"
+           : *o->precise ? "f32 matrix products and attention"
+                         : "f32 matrix products");
     kv_out_table_init(&t);
     kv_out_column(&t, "kv", true);
     kv_out_column(&t, "PPL", false);
@@ -82,7 +85,8 @@ static int evaluate(const cli_options *o, cli_engine *e, kv_eval_params *p) {
         fprintf(stderr, "kvist: the text has %zu tokens, one chunk needs %u (-c)\n", p->n_tokens, p->ctx);
         return KV_CLI_FAILED;
     }
-    if (p->chunks && kv_eval_chunks(p) < p->chunks) kv_cli_warn(o, "the text has %u chunks of %u tokens, not %u", kv_eval_chunks(p), p->ctx, p->chunks);
+    if (p->chunks && kv_eval_chunks(p) < p->chunks)
+        kv_cli_warn(o, "the text has %u chunks of %u tokens, not %u", kv_eval_chunks(p), p->ctx, p->chunks);
     int rc = kv_cli_open_engine(o, p->ctx, 16, e); /* logits of 16 rows at once */
     if (rc) return rc;
     cli_progress progress;
@@ -92,8 +96,10 @@ static int evaluate(const cli_options *o, cli_engine *e, kv_eval_params *p) {
     kv_status st = kv_eval_run(e->engine, p, results, &err);
     kv_out_progress_clear(&progress.bar);
     if (st != KVIST_OK) return kv_cli_error(&err);
-    if (o->json) print_json(p, names, results, n);
-    else print_table(o, p, names, results, n);
+    if (o->json)
+        print_json(p, names, results, n);
+    else
+        print_table(o, p, names, results, n);
     return KV_CLI_OK;
 }
 
@@ -112,9 +118,16 @@ static int eval(const cli_options *o) {
     if (rc == KV_CLI_OK) rc = kv_cli_tokens(&e, text, len, false, false, &ids, &n);
     if (rc == KV_CLI_OK) {
         uint32_t ctx = o->n_ctx ? o->n_ctx : e.info.n_ctx_train < 2048 ? e.info.n_ctx_train : 2048;
-        if (ctx > e.info.n_ctx_train) kv_cli_warn(o, "-c %u is above the %u tokens this model was trained on", ctx, e.info.n_ctx_train);
-        kv_eval_params p = {.tokens = ids, .n_tokens = n, .ctx = ctx, .chunks = o->chunks, .step = o->step, .n_vocab = e.info.n_vocab,
-                            .threads = o->threads ? o->threads : kv_os_processors(), .kld = !strcmp(what, "kld")};
+        if (ctx > e.info.n_ctx_train)
+            kv_cli_warn(o, "-c %u is above the %u tokens this model was trained on", ctx, e.info.n_ctx_train);
+        kv_eval_params p = {.tokens = ids,
+                            .n_tokens = n,
+                            .ctx = ctx,
+                            .chunks = o->chunks,
+                            .step = o->step,
+                            .n_vocab = e.info.n_vocab,
+                            .threads = o->threads ? o->threads : kv_os_processors(),
+                            .kld = !strcmp(what, "kld")};
         rc = ctx < 4 ? kv_cli_usage_error("eval", "-c must be at least 4") : evaluate(o, &e, &p);
     }
     kv_cli_close(&e);
@@ -123,19 +136,28 @@ static int eval(const cli_options *o) {
     return rc;
 }
 
-static const cli_opt opts[] = {
-    {"--chunks", "N", CLI_U32, offsetof(cli_options, chunks), 0, 1e9, "chunks of -c tokens (default 0: the whole text)"},
-    {"--step", "N", CLI_U32, offsetof(cli_options, step), 0, 16777216, "tokens a step of a chunk's second half (64; 0: the chunk is one prompt)"},
-    {0}};
-static const cli_opt *const groups[] = {kv_cli_opts_model, kv_cli_opts_prompt, opts, kv_cli_opts_kv, kv_cli_opts_precise, kv_cli_opts_output, NULL};
+static const cli_opt opts[] = {{"--chunks", "N", CLI_U32, offsetof(cli_options, chunks), 0, 1e9,
+                                "chunks of -c tokens (default 0: the whole text)"},
+                               {"--step", "N", CLI_U32, offsetof(cli_options, step), 0, 16777216,
+                                "tokens a step of a chunk's second half (64; 0: the chunk is one prompt)"},
+                               {0}};
+static const cli_opt *const groups[] = {kv_cli_opts_model,   kv_cli_opts_prompt, opts, kv_cli_opts_kv,
+                                        kv_cli_opts_precise, kv_cli_opts_output, NULL};
 
 const cli_command kv_cli_eval = {
-    "eval", "ppl|kld -m MODEL -f TEXT [-c CTX] [--chunks N] [--step N] [--kv POLICY]... [--precise[=all]]",
-    "Measures perplexity, or divergence from the full cache, through the compressed cache.", groups,
-    "The text is tokenized once, without BOS; chunk i is tokens i*CTX .. (i+1)*CTX-1. The first half of a chunk is read as one\n"
-    "prompt, the second half in steps, each compressed at its end, so that what is scored attends to compressed pages.\n"
-    "Scored are the targets of positions CTX/2+1 .. CTX-1. kld compares with `full` fed in the same steps: KL(full || policy).\n\n"
+    "eval",
+    "ppl|kld -m MODEL -f TEXT [-c CTX] [--chunks N] [--step N] [--kv POLICY]... [--precise[=all]]",
+    "Measures perplexity, or divergence from the full cache, through the compressed cache.",
+    groups,
+    "The text is tokenized once, without BOS; chunk i is tokens i*CTX .. (i+1)*CTX-1. The first half of a chunk is "
+    "read as one\n"
+    "prompt, the second half in steps, each compressed at its end, so that what is scored attends to compressed "
+    "pages.\n"
+    "Scored are the targets of positions CTX/2+1 .. CTX-1. kld compares with `full` fed in the same steps: KL(full || "
+    "policy).\n\n"
     "examples:\n"
-    "  kvist eval kld -m model.gguf -f wiki.test.raw -c 2048 --chunks 4 --precise --kv full,format=q4 --kv full,format=q2s\n"
+    "  kvist eval kld -m model.gguf -f wiki.test.raw -c 2048 --chunks 4 --precise --kv full,format=q4 --kv "
+    "full,format=q2s\n"
     "  kvist eval ppl -m model.gguf -f wiki.test.raw -c 1024 --chunks 8 --step 0\n",
-    1, eval};
+    1,
+    eval};

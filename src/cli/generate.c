@@ -126,17 +126,32 @@ int kv_cli_generate(cli_generate *g) {
     if (!keep_text(g, "", 0)) return KV_CLI_FAILED;
     while (g->n_predict < 0 || g->n_tokens < (uint32_t)g->n_predict) {
         int32_t id;
-        if (interrupted) { g->finish = "cancelled"; break; }
+        if (interrupted) {
+            g->finish = "cancelled";
+            break;
+        }
         int st = kvist_session_sample(g->session, g->sampling, &id, &err);
         if (st) return kv_cli_error(&err);
         if (!g->first_ns) g->first_ns = kv_os_now_ns();
-        if (!g->ignore_end && kvist_token_is_end(g->model, id)) { g->finish = "stop"; break; }
+        if (!g->ignore_end && kvist_token_is_end(g->model, id)) {
+            g->finish = "stop";
+            break;
+        }
         if (!keep_token(g, &u, id)) return kv_cli_error(&(kvist_error){KVIST_E_MEMORY, "out of memory"});
-        if (kvist_session_length(g->session) >= g->n_ctx) { g->finish = "context"; break; }
+        if (kvist_session_length(g->session) >= g->n_ctx) {
+            g->finish = "context";
+            break;
+        }
         if (g->n_predict >= 0 && g->n_tokens == (uint32_t)g->n_predict) break;
         st = kvist_session_decode(g->session, id, &err);
-        if (st == KVIST_E_CANCELLED) { g->finish = "cancelled"; break; }
-        if (st == KVIST_E_CONTEXT) { g->finish = "context"; break; }
+        if (st == KVIST_E_CANCELLED) {
+            g->finish = "cancelled";
+            break;
+        }
+        if (st == KVIST_E_CONTEXT) {
+            g->finish = "context";
+            break;
+        }
         if (st) return kv_cli_error(&err);
     }
     keep_text(g, rest, kv_utf8_finish(&u, rest));

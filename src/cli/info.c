@@ -14,7 +14,13 @@ static const char *const presets[] = {"full", "full,format=q8", "full,format=q4"
 static const uint32_t contexts[] = {2048, 8192, 32768, 131072};
 enum { N_CONTEXTS = sizeof contexts / sizeof *contexts };
 
-typedef struct file_info { kv_gguf *g; const kv_arch *arch; kv_hparams hp; uint64_t n_params, bytes; const char *type; } file_info;
+typedef struct file_info {
+    kv_gguf *g;
+    const kv_arch *arch;
+    kv_hparams hp;
+    uint64_t n_params, bytes;
+    const char *type;
+} file_info;
 
 static const char *maybe_str(const kv_gguf *g, const char *key) {
     const char *s;
@@ -44,15 +50,19 @@ static void print_head(const file_info *f, const char *path) {
     const char *family = jinja ? kv_chat_detect(jinja) : NULL;
     printf("file        %s, %s\n", path, kv_out_bytes(a, sizeof a, kv_gguf_map(f->g)->size));
     printf("model       %s, %s\n", name ? name : "(no name)", f->arch->name);
-    printf("size        %s parameters, %s in %zu tensors, mostly %s\n", kv_out_count(a, sizeof a, f->n_params), kv_out_bytes(b, sizeof b, f->bytes),
-           kv_gguf_tensor_count(f->g), f->type ? f->type : "?");
-    printf("layers      %u; width %u, feed-forward %u, vocabulary %s\n", h->n_layers, h->n_embd, h->n_ff, kv_out_count(a, sizeof a, h->n_vocab));
+    printf("size        %s parameters, %s in %zu tensors, mostly %s\n", kv_out_count(a, sizeof a, f->n_params),
+           kv_out_bytes(b, sizeof b, f->bytes), kv_gguf_tensor_count(f->g), f->type ? f->type : "?");
+    printf("layers      %u; width %u, feed-forward %u, vocabulary %s\n", h->n_layers, h->n_embd, h->n_ff,
+           kv_out_count(a, sizeof a, h->n_vocab));
     printf("attention   %u heads, %u KV heads, head size %u (K) and %u (V)\n", h->n_q, h->n_kv, h->dk, h->dv);
     printf("context     %s tokens\n", kv_out_count(a, sizeof a, h->n_ctx_train));
     const char *tok = maybe_str(f->g, "tokenizer.ggml.model"), *pre = maybe_str(f->g, "tokenizer.ggml.pre");
     printf("tokenizer   %s%s%s\n", tok ? tok : "(none)", pre ? ", " : "", pre ? pre : "");
-    printf("chat        %s\n", family ? family : jinja ? "a template of no known family (--chat-template names one)" : "no template");
-    printf("cache       %s a token in f16; pages of %s\n", kv_out_bytes(a, sizeof a, 2ull * h->n_layers * h->n_kv * (h->dk + h->dv)),
+    printf("chat        %s\n", family  ? family
+                               : jinja ? "a template of no known family (--chat-template names one)"
+                                       : "no template");
+    printf("cache       %s a token in f16; pages of %s\n",
+           kv_out_bytes(a, sizeof a, 2ull * h->n_layers * h->n_kv * (h->dk + h->dv)),
            kv_out_bytes(b, sizeof b, kv_page_bytes_for(h->dk, h->dv)));
 }
 
@@ -99,7 +109,8 @@ static int print_memory(const cli_options *o, const file_info *f) {
         kv_out_cell(&t, "%s", pol.v[i]);
         kv_out_cell(&t, "%.1f %%", 100.0 * (double)need[n - 1].bytes_true / (double)need[n - 1].bytes_f16);
         for (uint32_t c = 0; c < n; c++)
-            kv_out_cell(&t, "%s (%s)", kv_out_bytes(a, sizeof a, need[c].bytes_true), kv_out_bytes(b, sizeof b, need[c].bytes_true + f->bytes));
+            kv_out_cell(&t, "%s (%s)", kv_out_bytes(a, sizeof a, need[c].bytes_true),
+                        kv_out_bytes(b, sizeof b, need[c].bytes_true + f->bytes));
     }
     if (!o->json) {
         printf("\nmemory of the cache, in brackets with the weights; share: of f16, at %u tokens\n", ctx[n - 1]);
@@ -129,7 +140,8 @@ static void print_tensors(const file_info *f) {
         int n = 0;
         for (uint32_t d = 0; d < t->n_dims && d < 4; d++)
             n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%" PRIu64, d ? " x " : "", t->ne[d]);
-        printf("  %-34s %-8s %-18s %10s\n", t->name, type ? type->name : "?", shape, kv_out_bytes(a, sizeof a, t->bytes));
+        printf("  %-34s %-8s %-18s %10s\n", t->name, type ? type->name : "?", shape,
+               kv_out_bytes(a, sizeof a, t->bytes));
     }
 }
 
@@ -144,7 +156,9 @@ static int info(const cli_options *o) {
     if (st == KVIST_OK) {
         const char *arch = maybe_str(f.g, "general.architecture");
         f.arch = arch ? kv_arch_find(arch) : NULL;
-        if (!f.arch) st = kv_fail(&err, KVIST_E_UNSUPPORTED, "architecture '%s' is none of %s", arch ? arch : "(none)", kv_arch_names());
+        if (!f.arch)
+            st = kv_fail(&err, KVIST_E_UNSUPPORTED, "architecture '%s' is none of %s", arch ? arch : "(none)",
+                         kv_arch_names());
     }
     if (st == KVIST_OK) st = kv_hparams_read(f.g, f.arch, &f.hp, &rope, &err);
     int rc = KV_CLI_OK;
@@ -171,10 +185,14 @@ static const cli_opt opts[] = {
     {0}};
 static const cli_opt *const groups[] = {opts, kv_cli_opts_output, NULL};
 
-const cli_command kv_cli_info = {"info", "-m MODEL [--metadata] [--tensors] [-c N] [--kv POLICY]...",
-                                 "Shows what a model file holds and the memory it needs per policy and context.", groups,
-                                 "Nothing is loaded. Cache bytes are true ones: whole pages and what keeps account of them.\n\n"
-                                 "examples:\n"
-                                 "  kvist info -m model.gguf\n"
-                                 "  kvist info -m model.gguf -c 32768 --kv full --kv minikv,share=0.14 --kv full,format=q2s\n",
-                                 1, info};
+const cli_command kv_cli_info = {
+    "info",
+    "-m MODEL [--metadata] [--tensors] [-c N] [--kv POLICY]...",
+    "Shows what a model file holds and the memory it needs per policy and context.",
+    groups,
+    "Nothing is loaded. Cache bytes are true ones: whole pages and what keeps account of them.\n\n"
+    "examples:\n"
+    "  kvist info -m model.gguf\n"
+    "  kvist info -m model.gguf -c 32768 --kv full --kv minikv,share=0.14 --kv full,format=q2s\n",
+    1,
+    info};

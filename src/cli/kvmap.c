@@ -31,7 +31,8 @@ void kv_cli_map_print(const kvist_stream_report *streams, size_t n, uint64_t tok
         }
         size_t heads = end - i;
         fprintf(out, "  %6.0f tokens a head, %4llu pages", (double)stored / (double)heads, (unsigned long long)pages);
-        if (least < 1) fprintf(out, ", mass %.3f, least %.3f (head %u)", mass / (double)heads, (double)least, least_head);
+        if (least < 1)
+            fprintf(out, ", mass %.3f, least %.3f (head %u)", mass / (double)heads, (double)least, least_head);
         fputc('\n', out);
         i = end;
     }

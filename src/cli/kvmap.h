@@ -7,7 +7,8 @@
 
 #include "kvist/kvist.h"
 
-/* streams[n] in layer, head order; tokens_seen: what a full cache would store. Layers that look the same are not merged. */
+/* streams[n] in layer, head order; tokens_seen: what a full cache would store. Layers that look the same are not
+ * merged. */
 void kv_cli_map_print(const kvist_stream_report *streams, size_t n, uint64_t tokens_seen, FILE *out);
 /* One cell: " " nothing, "░" up to a quarter, "▒" a half, "▓" three quarters, "█" more. */
 const char *kv_cli_map_shade(uint64_t stored, uint64_t seen);

@@ -5,8 +5,8 @@
 
 #include <stdbool.h>
 
-/* prompt is shown on a terminal only; prefill (may be NULL) is put into the line to be edited. The line has no newline and is
- * free()d by the caller; NULL at the end of input or on Ctrl-C. */
+/* prompt is shown on a terminal only; prefill (may be NULL) is put into the line to be edited. The line has no newline
+ * and is free()d by the caller; NULL at the end of input or on Ctrl-C. */
 char *kv_cli_line_read(const char *prompt, const char *prefill);
 bool kv_cli_line_is_terminal(void);
 

@@ -11,10 +11,13 @@ static const cli_command *const commands[] = {&kv_cli_run,  &kv_cli_chat, &kv_cl
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(FILE *out) {
-    fprintf(out, "kvist %s: language models over long contexts with a small, fast KV cache\n\nusage: kvist COMMAND [options]\n\ncommands:\n",
+    fprintf(out,
+            "kvist %s: language models over long contexts with a small, fast KV cache\n\nusage: kvist COMMAND "
+            "[options]\n\ncommands:\n",
             kvist_version());
     for (int i = 0; i < N_COMMANDS; i++) fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
-    fprintf(out, "\n  kvist COMMAND --help    options and examples of a command\n  kvist --version\n\ncache policies (--kv PRESET[,key=value...]):\n");
+    fprintf(out, "\n  kvist COMMAND --help    options and examples of a command\n  kvist --version\n\ncache policies "
+                 "(--kv PRESET[,key=value...]):\n");
     const char *name, *about;
     for (uint32_t i = 0; (name = kv_policy_preset_at(i, &about)); i++) fprintf(out, "  %-10s %s\n", name, about);
     fprintf(out, "\nexamples:\n"

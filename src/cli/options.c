@@ -14,32 +14,42 @@
 const cli_opt kv_cli_opts_model[] = {
     {"-m,--model", "FILE", CLI_STR, AT(model), 0, 0, "model, a GGUF file (default: $KVIST_MODEL)"},
     {"-t,--threads", "N", CLI_U32, AT(threads), 0, 1024, "threads (default 0: all processors)"},
-    {"-c,--ctx-size", "N", CLI_U32, AT(n_ctx), 0, MAX_CTX, "context in tokens (default: what the call needs, up to the model's\nown; more than its own is allowed, with a warning)"},
-    {"-b,--batch-size", "N", CLI_U32, AT(batch), 1, MAX_CTX, "accepted for llama.cpp's sake: a prompt is one batch here"},
-    {"-ub,--ubatch-size", "N", CLI_U32, AT(ubatch), 1, 65536, "prompt rows a step (512); changes speed and memory, no result"},
+    {"-c,--ctx-size", "N", CLI_U32, AT(n_ctx), 0, MAX_CTX,
+     "context in tokens (default: what the call needs, up to the model's\nown; more than its own is allowed, with a "
+     "warning)"},
+    {"-b,--batch-size", "N", CLI_U32, AT(batch), 1, MAX_CTX,
+     "accepted for llama.cpp's sake: a prompt is one batch here"},
+    {"-ub,--ubatch-size", "N", CLI_U32, AT(ubatch), 1, 65536,
+     "prompt rows a step (512); changes speed and memory, no result"},
     {"--kv-mem", "SIZE", CLI_BYTES, AT(kv_mem), 0, 0, "memory for the cache: 512M, 2G (default: one full f16 context)"},
     {"--cpu", "LEVEL", CLI_STR, AT(cpu), 0, 0, "ref, avx2 or avx512 (default: the best this CPU has)"},
-    {"-ngl,--n-gpu-layers", "N", CLI_I32, AT(n_gpu_layers), -1, 100000, "accepted; this build has no GPU backend and says so"},
+    {"-ngl,--n-gpu-layers", "N", CLI_I32, AT(n_gpu_layers), -1, 100000,
+     "accepted; this build has no GPU backend and says so"},
     {0}};
 
 const cli_opt kv_cli_opts_prompt[] = {
     {"-p,--prompt", "TEXT", CLI_STR, AT(prompt), 0, 0, "prompt (-: standard input)"},
-    {"-f,--file", "FILE", CLI_STR, AT(file), 0, 0, "file to read (-: standard input); with -p too: the file, a blank\nline, then the prompt"},
+    {"-f,--file", "FILE", CLI_STR, AT(file), 0, 0,
+     "file to read (-: standard input); with -p too: the file, a blank\nline, then the prompt"},
     {0}};
 
 const cli_opt kv_cli_opts_chat[] = {
     {"--system", "TEXT", CLI_STR, AT(system), 0, 0, "system message"},
-    {"--chat-template", "FAMILY", CLI_STR, AT(chat_template), 0, 0, "template family instead of the model's own (chatml, llama3, ...)"},
+    {"--chat-template", "FAMILY", CLI_STR, AT(chat_template), 0, 0,
+     "template family instead of the model's own (chatml, llama3, ...)"},
     {"--raw", NULL, CLI_FLAG, AT(raw), 0, 0, "no chat template: the text goes to the model as it is"},
     {0}};
 
 const cli_opt kv_cli_opts_predict[] = {
-    {"-n,--predict,--n-predict", "N", CLI_I32, AT(n_predict), -1, 1e9, "tokens to generate at most (-1: until the end)"},
+    {"-n,--predict,--n-predict", "N", CLI_I32, AT(n_predict), -1, 1e9,
+     "tokens to generate at most (-1: until the end)"},
     {"--ignore-eos", NULL, CLI_FLAG, AT(ignore_eos), 0, 0, "go on past an end token"},
     {0}};
 
 const cli_opt kv_cli_opts_kv[] = {
-    {"--kv", "POLICY", CLI_LIST, AT(kv), 0, 0, "cache policy: PRESET[,key=value...], for example minikv,share=0.14\nor full,format=q4; presets: kvist --help (default full)"},
+    {"--kv", "POLICY", CLI_LIST, AT(kv), 0, 0,
+     "cache policy: PRESET[,key=value...], for example minikv,share=0.14\nor full,format=q4; presets: kvist --help "
+     "(default full)"},
     {"-ctk,--cache-type-k", "TYPE", CLI_STR, AT(ctk), 0, 0, "llama.cpp's way to say full,format=K/V: f16, q8_0, q4_0"},
     {"-ctv,--cache-type-v", "TYPE", CLI_STR, AT(ctv), 0, 0, "the same for V"},
     {0}};
@@ -55,7 +65,8 @@ const cli_opt kv_cli_opts_sampling[] = {
     {0}};
 
 const cli_opt kv_cli_opts_precise[] = {
-    {"--precise", "all", CLI_OPT, AT(precise), 0, 0, "matrix products in f32, not with 8-bit activations; =all: attention\non compressed pages in f32 too"},
+    {"--precise", "all", CLI_OPT, AT(precise), 0, 0,
+     "matrix products in f32, not with 8-bit activations; =all: attention\non compressed pages in f32 too"},
     {0}};
 
 const cli_opt kv_cli_opts_output[] = {
@@ -136,15 +147,21 @@ int kv_cli_check(const char *command, const cli_options *o) {
     const char *types[2] = {o->ctk, o->ctv}, *names[2] = {"-ctk", "-ctv"};
     for (int i = 0; i < 2; i++)
         if (types[i] && !cache_type(types[i]))
-            return kv_cli_usage_error(command, "%s: '%s' has no counterpart here; f16, q8_0 and q4_0 have, and --kv full,format=... has more", names[i], types[i]);
-    if ((o->ctk || o->ctv) && o->kv.n) return kv_cli_usage_error(command, "-ctk/-ctv and --kv say the same thing: give one of them");
+            return kv_cli_usage_error(
+                command, "%s: '%s' has no counterpart here; f16, q8_0 and q4_0 have, and --kv full,format=... has more",
+                names[i], types[i]);
+    if ((o->ctk || o->ctv) && o->kv.n)
+        return kv_cli_usage_error(command, "-ctk/-ctv and --kv say the same thing: give one of them");
     cli_policies pol;
     kv_cli_policies(o, &pol);
     for (uint32_t i = 0; i < pol.n; i++) {
         kv_policy p;
         kvist_error err;
-        if (kv_policy_parse(pol.v[i], &p, &err) != KVIST_OK) return kv_cli_usage_error(command, "--kv %s: %s", pol.v[i], err.message);
+        if (kv_policy_parse(pol.v[i], &p, &err) != KVIST_OK)
+            return kv_cli_usage_error(command, "--kv %s: %s", pol.v[i], err.message);
     }
-    if (o->n_gpu_layers > 0) kv_cli_warn(o, "this build has no GPU backend: everything runs on the CPU (-ngl %d has no effect)", o->n_gpu_layers);
+    if (o->n_gpu_layers > 0)
+        kv_cli_warn(o, "this build has no GPU backend: everything runs on the CPU (-ngl %d has no effect)",
+                    o->n_gpu_layers);
     return KV_CLI_OK;
 }

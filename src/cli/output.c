@@ -145,7 +145,10 @@ const char *kv_out_bytes(char *buf, size_t cap, uint64_t bytes) {
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double v = (double)bytes;
     uint32_t u = 0;
-    while (v >= 1024 && u < 4) { v /= 1024; u++; }
+    while (v >= 1024 && u < 4) {
+        v /= 1024;
+        u++;
+    }
     snprintf(buf, cap, u == 0 || v >= 100 ? "%.0f %s" : v >= 10 ? "%.1f %s" : "%.2f %s", v, unit[u]);
     return buf;
 }
@@ -179,7 +182,9 @@ void kv_out_json_text(json_t *o, const char *key, const char *s, size_t len) {
     json_object_set_new(o, key, text ? text : json_null());
 }
 
-static void set_u64(json_t *o, const char *key, uint64_t v) { json_object_set_new(o, key, json_integer((json_int_t)v)); }
+static void set_u64(json_t *o, const char *key, uint64_t v) {
+    json_object_set_new(o, key, json_integer((json_int_t)v));
+}
 
 json_t *kv_out_json_report(const kvist_report *r) {
     json_t *o = json_object();
@@ -217,19 +222,20 @@ void kv_out_json_line(json_t *o, FILE *out) {
 void kv_out_report(const kvist_report *r, FILE *out) {
     char a[32], b[32], c[32];
     fprintf(out, "policy  %s\n", r->policy);
-    fprintf(out, "speed   %s prompt tokens at %.1f tok/s, %s generated at %.1f tok/s\n", kv_out_count(a, sizeof a, r->prefill_tokens),
-            kv_out_rate(r->prefill_tokens, r->prefill_seconds), kv_out_count(b, sizeof b, r->decode_tokens),
-            kv_out_rate(r->decode_tokens, r->decode_seconds));
-    fprintf(out, "cache   %s true, %.1f %% of f16's %s; peak %s\n", kv_out_bytes(a, sizeof a, r->bytes_true), 100 * r->share,
-            kv_out_bytes(b, sizeof b, r->bytes_f16), kv_out_bytes(c, sizeof c, r->bytes_peak));
-    fprintf(out, "tokens  %s seen, %.1f stored a head; pages", kv_out_count(a, sizeof a, r->tokens_seen), r->tokens_stored);
+    fprintf(out, "speed   %s prompt tokens at %.1f tok/s, %s generated at %.1f tok/s\n",
+            kv_out_count(a, sizeof a, r->prefill_tokens), kv_out_rate(r->prefill_tokens, r->prefill_seconds),
+            kv_out_count(b, sizeof b, r->decode_tokens), kv_out_rate(r->decode_tokens, r->decode_seconds));
+    fprintf(out, "cache   %s true, %.1f %% of f16's %s; peak %s\n", kv_out_bytes(a, sizeof a, r->bytes_true),
+            100 * r->share, kv_out_bytes(b, sizeof b, r->bytes_f16), kv_out_bytes(c, sizeof c, r->bytes_peak));
+    fprintf(out, "tokens  %s seen, %.1f stored a head; pages", kv_out_count(a, sizeof a, r->tokens_seen),
+            r->tokens_stored);
     for (uint32_t f = 0; f < KVIST_MAX_FORMATS; f++)
         if (r->pages_by_format[f] && kvist_format_name(f))
             fprintf(out, " %s %s", kvist_format_name(f), kv_out_count(b, sizeof b, r->pages_by_format[f]));
     fputc('\n', out);
     if (r->mass_min < 1)
-        fprintf(out, "mass    %.3f of attention kept, least %.3f (layer %u, head %u), at token %s\n", r->mass_mean, r->mass_min,
-                r->mass_min_layer, r->mass_min_head, kv_out_count(a, sizeof a, r->mass_position));
+        fprintf(out, "mass    %.3f of attention kept, least %.3f (layer %u, head %u), at token %s\n", r->mass_mean,
+                r->mass_min, r->mass_min_layer, r->mass_min_head, kv_out_count(a, sizeof a, r->mass_position));
     if (!r->share_met) fprintf(out, "share   not met: %s\n", r->share_note);
     if (r->pages_dropped_pressure)
         fprintf(out, "pressure dropped %s pages\n", kv_out_count(a, sizeof a, r->pages_dropped_pressure));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the commands print: tables, a progress bar, numbers with units, JSON lines. Results go to stdout, everything else
- * to stderr; the bar appears on a terminal only. Knows reports, not how they came about.
+ * What the commands print: tables, a progress bar, numbers with units, JSON lines. Results go to stdout, everything
+ * else to stderr; the bar appears on a terminal only. Knows reports, not how they came about.
  */
 #ifndef KV_CLI_OUTPUT_H
 #define KV_CLI_OUTPUT_H
@@ -33,7 +33,10 @@ void kv_out_table_csv(const out_table *t, FILE *out);
 size_t kv_out_width(const char *s);
 
 /* ---- progress: drawn on stderr when that is a terminal and not quiet, at most ten times a second */
-typedef struct out_progress { bool on, shown; uint64_t last_ns, start_ns; } out_progress;
+typedef struct out_progress {
+    bool on, shown;
+    uint64_t last_ns, start_ns;
+} out_progress;
 void kv_out_progress_init(out_progress *p, bool quiet);
 void kv_out_progress(out_progress *p, const char *what, uint64_t done, uint64_t total);
 void kv_out_progress_clear(out_progress *p);

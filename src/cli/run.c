@@ -18,7 +18,8 @@ static void print_json(const kvist_report *r, const cli_generate *g, double ttft
     kv_out_json_line(o, stdout);
 }
 
-static int answer(const cli_options *o, cli_engine *e, uint32_t n_ctx, int32_t n_predict, const int32_t *ids, size_t n, uint64_t t0) {
+static int answer(const cli_options *o, cli_engine *e, uint32_t n_ctx, int32_t n_predict, const int32_t *ids, size_t n,
+                  uint64_t t0) {
     cli_policies pol;
     kvist_session *s;
     kvist_error err;
@@ -33,25 +34,38 @@ static int answer(const cli_options *o, cli_engine *e, uint32_t n_ctx, int32_t n
     kv_out_progress_clear(&progress.bar);
     if (st) {
         kvist_session_close(&s);
-        return kv_cli_error(&err);
+        if (st != KVIST_E_CANCELLED) return kv_cli_error(&err);
+        fprintf(stderr, "kvist: stopped while reading the prompt\n");
+        return KV_CLI_FAILED;
     }
     kvist_sampling sampling;
     kv_cli_sampling(o, &sampling);
-    cli_generate g = {.model = e->model, .session = s, .sampling = &sampling, .n_predict = n_predict, .n_ctx = n_ctx, .ignore_end = o->ignore_eos,
+    cli_generate g = {.model = e->model,
+                      .session = s,
+                      .sampling = &sampling,
+                      .n_predict = n_predict,
+                      .n_ctx = n_ctx,
+                      .ignore_end = o->ignore_eos,
                       .out = o->json ? NULL : stdout};
     int rc = kv_cli_generate(&g);
     if (rc == KV_CLI_OK) {
         kvist_report r;
         kvist_session_report(s, &r);
         double ttft = g.first_ns ? (double)(g.first_ns - t0) * 1e-6 : 0;
-        if (o->json) print_json(&r, &g, ttft, n, sampling.seed);
-        else if (!g.len || g.text[g.len - 1] != '\n') fputc('\n', stdout);
+        if (o->json)
+            print_json(&r, &g, ttft, n, sampling.seed);
+        else if (!g.len || g.text[g.len - 1] != '\n')
+            fputc('\n', stdout);
         fflush(stdout);
-        if (!o->quiet) {
+        if (!o->quiet && !o->json) {
             fputc('\n', stderr);
             kv_out_report(&r, stderr);
             fprintf(stderr, "answer  %u tokens, ended by %s; first token after %.0f ms", g.n_tokens,
-                    !strcmp(g.finish, "stop") ? "an end token" : !strcmp(g.finish, "length") ? "-n" : !strcmp(g.finish, "context") ? "the context's end" : "Ctrl-C", ttft);
+                    !strcmp(g.finish, "stop")      ? "an end token"
+                    : !strcmp(g.finish, "length")  ? "-n"
+                    : !strcmp(g.finish, "context") ? "the context's end"
+                                                   : "Ctrl-C",
+                    ttft);
             if (o->temp > 0) fprintf(stderr, "; seed %" PRIu64, sampling.seed);
             fputc('\n', stderr);
         }
@@ -91,16 +105,20 @@ static int run(const cli_options *o) {
     return rc;
 }
 
-static const cli_opt *const groups[] = {kv_cli_opts_model, kv_cli_opts_prompt, kv_cli_opts_chat, kv_cli_opts_predict,  kv_cli_opts_kv,
-                                        kv_cli_opts_sampling, kv_cli_opts_precise, kv_cli_opts_output, NULL};
+static const cli_opt *const groups[] = {kv_cli_opts_model,   kv_cli_opts_prompt, kv_cli_opts_chat,
+                                        kv_cli_opts_predict, kv_cli_opts_kv,     kv_cli_opts_sampling,
+                                        kv_cli_opts_precise, kv_cli_opts_output, NULL};
 
 const cli_command kv_cli_run = {
-    "run", "-m MODEL [-f FILE] [-p TEXT] [-n N] [--kv POLICY] [options]",
-    "Streams the model's answer to standard output and ends with a report on standard error.", groups,
+    "run",
+    "-m MODEL [-f FILE] [-p TEXT] [-n N] [--kv POLICY] [options]",
+    "Streams the model's answer to standard output and ends with a report on standard error.",
+    groups,
     "The context (-c) is by default prompt + N rounded up, at most the model's own. Ctrl-C ends the answer; what was\n"
     "generated stays and the report follows. A text with NUL bytes ends at the first one.\n\n"
     "examples:\n"
     "  kvist run -m model.gguf -p \"What is a page table?\" -n 200\n"
     "  kvist run -m model.gguf -f report.txt -p \"Who signed it?\" --kv minikv,share=0.14 --temp 0\n"
     "  git log | kvist run -m model.gguf --raw -n 64 --kv full,format=q4 --json\n",
-    0, run};
+    0,
+    run};

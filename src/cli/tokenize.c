@@ -18,11 +18,16 @@ static void print_piece(const char *s, size_t len) {
         size_t n = kv_utf8_clean(s, len, clean);
         for (size_t i = 0; i < n; i++) {
             unsigned char c = (unsigned char)clean[i];
-            if (c == '\n') fputs("\\n", stdout);
-            else if (c == '\t') fputs("\\t", stdout);
-            else if (c == '\'' || c == '\\') fprintf(stdout, "\\%c", c);
-            else if (c < 32 || c == 127) fprintf(stdout, "\\x%02x", c);
-            else fputc(c, stdout);
+            if (c == '\n')
+                fputs("\\n", stdout);
+            else if (c == '\t')
+                fputs("\\t", stdout);
+            else if (c == '\'' || c == '\\')
+                fprintf(stdout, "\\%c", c);
+            else if (c < 32 || c == 127)
+                fprintf(stdout, "\\x%02x", c);
+            else
+                fputc(c, stdout);
         }
     }
     fputc('\'', stdout);
@@ -59,7 +64,8 @@ static int tokenize(const cli_options *o) {
     if (!o->model) return kv_cli_usage_error("tokenize", "no model: -m FILE (or KVIST_MODEL)");
     cli_options with = *o;
     if (o->positional.n) {
-        if (o->prompt) return kv_cli_usage_error("tokenize", "the text is given twice: -p and '%s'", o->positional.v[0]);
+        if (o->prompt)
+            return kv_cli_usage_error("tokenize", "the text is given twice: -p and '%s'", o->positional.v[0]);
         with.prompt = o->positional.v[0];
     }
     char *text = NULL;
@@ -89,15 +95,20 @@ static const cli_opt opts[] = {
     {"-m,--model", "FILE", CLI_STR, offsetof(cli_options, model), 0, 0, "model, a GGUF file (default: $KVIST_MODEL)"},
     {"--pieces", NULL, CLI_FLAG, offsetof(cli_options, pieces), 0, 0, "one token a line: id and text"},
     {"--count", NULL, CLI_FLAG, offsetof(cli_options, count), 0, 0, "only how many"},
-    {"--no-bos", NULL, CLI_FLAG, offsetof(cli_options, no_bos), 0, 0, "without the tokens the model wants around a text"},
-    {"--no-parse-special", NULL, CLI_FLAG, offsetof(cli_options, no_parse), 0, 0, "special tokens written in the text are plain text"},
+    {"--no-bos", NULL, CLI_FLAG, offsetof(cli_options, no_bos), 0, 0,
+     "without the tokens the model wants around a text"},
+    {"--no-parse-special", NULL, CLI_FLAG, offsetof(cli_options, no_parse), 0, 0,
+     "special tokens written in the text are plain text"},
     {0}};
 static const cli_opt *const groups[] = {opts, kv_cli_opts_prompt, kv_cli_opts_output, NULL};
 
-const cli_command kv_cli_tokenize = {"tokenize", "-m MODEL [TEXT | -p TEXT | -f FILE] [--pieces | --count]",
-                                     "Prints the token ids of a text. Loads the vocabulary only.", groups,
+const cli_command kv_cli_tokenize = {"tokenize",
+                                     "-m MODEL [TEXT | -p TEXT | -f FILE] [--pieces | --count]",
+                                     "Prints the token ids of a text. Loads the vocabulary only.",
+                                     groups,
                                      "examples:\n"
                                      "  kvist tokenize -m model.gguf \"Hello, world\"\n"
                                      "  kvist tokenize -m model.gguf -f book.txt --count\n"
                                      "  echo héllo | kvist tokenize -m model.gguf --pieces\n",
-                                     1, tokenize};
+                                     1,
+                                     tokenize};

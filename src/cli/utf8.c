@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-/* Length of the character s[0..len) starts with; 0: starts none; -k: a valid beginning of a k-byte character that is cut off. */
+/* Length of the character s[0..len) starts with; 0: starts none; -k: a valid beginning of a k-byte character that is
+ * cut off. */
 static int scan(const unsigned char *s, size_t len) {
     if (s[0] < 0x80) return 1;
     int need = s[0] >= 0xc2 && s[0] <= 0xdf ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : s[0] >= 0xf0 && s[0] <= 0xf4 ? 4 : 0;

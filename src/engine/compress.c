@@ -100,11 +100,7 @@ static uint32_t cut_stream(kv_job *j, uint32_t head, span sp) {
     if (j->plan.global) {
         unit = j->plan.mean_tokens;
     } else {
-        uint32_t si = j->s->seq->layer_first[j->layer] + head, tokens = min_u32(j->plan.tokens[j->layer], sp.cand);
-        uint32_t full = j->plan.pages[si] * P;
-        if (j->policy.budget_kind == KV_BUDGET_SHARE && full > tokens) tokens = min_u32(full, sp.cand); /* leftover pages of the share */
-        keep = tokens > local ? min_u32(tokens - local, ranked) : 0;
-        unit = keep;
+        keep = unit = min_u32(kv_plan_keep(&j->plan, P, j->layer, j->s->seq->layer_first[j->layer] + head), ranked);
     }
     return kv_cut_pages(j->score, sp.cand, local, keep, P, j->plan.global, unit, j->order, j->cuts, j->cut_scratch);
 }

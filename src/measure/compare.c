@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * See compare.h. Logits are copied out between decode calls and compared afterwards, so that the engine's own timers see
- * nothing but decoding. All policies decode the same tokens at the same positions: their speeds compare.
+ * See compare.h. Logits are copied out between decode calls and compared afterwards, so that the engine's own timers
+ * see nothing but decoding. All policies decode the same tokens at the same positions: their speeds compare.
  */
 #include "measure/compare.h"
 
@@ -14,19 +14,28 @@
 #include "base/alloc.h"
 #include "base/os.h"
 
-typedef struct path { int32_t *ids; float *logits; double *lse; uint32_t n, rows; } path; /* logits[rows][n_vocab]: row i predicts ids[i] */
+typedef struct path {
+    int32_t *ids;
+    float *logits;
+    double *lse;
+    uint32_t n, rows;
+} path; /* logits[rows][n_vocab]: row i predicts ids[i] */
 
 struct kv_compare {
     kvist_engine *engine;
     kv_compare_params p;
     uint32_t n_paths;
-    path *paths;        /* [n_paths] the base's answers */
-    float *rows;        /* [n_predict + 1][n_vocab] of the policy at hand */
-    int32_t *ids;       /* [n_prefix + longest item] */
-    double *kl;         /* [n_paths * (n_predict + 1)] */
+    path *paths;  /* [n_paths] the base's answers */
+    float *rows;  /* [n_predict + 1][n_vocab] of the policy at hand */
+    int32_t *ids; /* [n_prefix + longest item] */
+    double *kl;   /* [n_paths * (n_predict + 1)] */
 };
 
-typedef struct timing { double seconds; uint64_t tokens; double least, most; } timing;
+typedef struct timing {
+    double seconds;
+    uint64_t tokens;
+    double least, most;
+} timing;
 
 void kv_compare_free(kv_compare **cp) {
     kv_compare *c = *cp;
@@ -73,7 +82,8 @@ static kv_status make(kvist_engine *e, const kv_compare_params *p, kv_compare **
     }
     if (!ok) {
         kv_compare_free(&c);
-        KV_FAIL(err, MEMORY, "no memory for the logits of %u answers of %u tokens", p->n_items ? p->n_items : 1, p->n_predict);
+        KV_FAIL(err, MEMORY, "no memory for the logits of %u answers of %u tokens", p->n_items ? p->n_items : 1,
+                p->n_predict);
     }
     if (p->n_prefix) memcpy(c->ids, p->prefix, p->n_prefix * sizeof *c->ids);
     *out = c;
@@ -136,7 +146,8 @@ static kv_status forced_path(kv_compare *c, kvist_session *s, const path *a, tim
 }
 
 /* The policy's own answer: the base's while its choices agree, then its own from the same state on. */
-static kv_status own_answer(kv_compare *c, kvist_session *s, const path *a, size_t at, kv_compare_answer *out, kv_error *err) {
+static kv_status own_answer(kv_compare *c, kvist_session *s, const path *a, size_t at, kv_compare_answer *out,
+                            kv_error *err) {
     const size_t v = c->p.n_vocab;
     out->n = 0;
     out->ids = kv_malloc(((size_t)c->p.n_predict + 1) * sizeof *out->ids);
@@ -189,7 +200,8 @@ static kv_status take_base_answer(const path *a, kv_compare_answer *out, kv_erro
     return KVIST_OK;
 }
 
-static kv_status run_items(kv_compare *c, kvist_session *s, bool base, kv_watch_stage *stage, kv_compare_result *r, kv_error *err) {
+static kv_status run_items(kv_compare *c, kvist_session *s, bool base, kv_watch_stage *stage, kv_compare_result *r,
+                           kv_error *err) {
     timing t = {.least = NAN, .most = NAN};
     uint32_t same = 0;
     r->n_answers = c->n_paths;
@@ -243,8 +255,8 @@ static kv_status run_policy(kv_compare *c, const char *policy, bool base, kv_com
     return st;
 }
 
-kv_status kv_compare_base(kvist_engine *e, const kv_compare_params *p, const char *policy, kv_compare **out, kv_compare_result *result,
-                          kv_error *err) {
+kv_status kv_compare_base(kvist_engine *e, const kv_compare_params *p, const char *policy, kv_compare **out,
+                          kv_compare_result *result, kv_error *err) {
     *out = NULL;
     if (!p->n_prefix && !p->n_items) KV_FAIL(err, ARG, "nothing to read");
     KV_TRY(make(e, p, out, err));
@@ -262,7 +274,10 @@ bool kv_compare_found(const char *text, const char *expected) {
         size_t n = strcspn(expected, "|");
         const char *a = expected;
         size_t len = n;
-        while (len && isspace((unsigned char)*a)) { a++; len--; }
+        while (len && isspace((unsigned char)*a)) {
+            a++;
+            len--;
+        }
         while (len && isspace((unsigned char)a[len - 1])) len--;
         for (const char *t = text; len && *t; t++)
             if (!strncasecmp(t, a, len)) return true;

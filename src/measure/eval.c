@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The chunk loop of `kvist eval`. Logits of the base are kept for one chunk at a time (f32 [ctx/2 - 1][n_vocab]); those of a policy
- * for one step, so that rows are scored in parallel between steps. Sums are taken in row order: no thread count shows.
+ * The chunk loop of `kvist eval`. Logits of the base are kept for one chunk at a time (f32 [ctx/2 - 1][n_vocab]); those
+ * of a policy for one step, so that rows are scored in parallel between steps. Sums are taken in row order: no thread
+ * count shows.
  */
 #include "measure/eval.h"
 
@@ -12,18 +13,21 @@
 #include "base/alloc.h"
 #include "base/threads.h"
 
-typedef struct sample { double *nll, *kl; size_t n, same; } sample; /* nll[n], kl[n] in row order */
+typedef struct sample {
+    double *nll, *kl;
+    size_t n, same;
+} sample; /* nll[n], kl[n] in row order */
 
 typedef struct run {
     const kv_eval_params *p;
     kvist_engine *engine;
     kv_threads *threads;
-    uint32_t n_rows;           /* scored rows a chunk */
-    float *base;               /* [n_rows][n_vocab] logits of the base, NULL without kld */
-    double *base_lse;          /* [n_rows] */
-    float *rows;               /* [cap_rows][n_vocab] rows of the step at hand */
+    uint32_t n_rows;                       /* scored rows a chunk */
+    float *base;                           /* [n_rows][n_vocab] logits of the base, NULL without kld */
+    double *base_lse;                      /* [n_rows] */
+    float *rows;                           /* [cap_rows][n_vocab] rows of the step at hand */
     uint32_t cap_rows, n_held, first_held; /* rows held and the scored index of the first */
-    const int32_t *chunk;      /* tokens of the chunk */
+    const int32_t *chunk;                  /* tokens of the chunk */
     bool is_base;
     sample *out;
 } run;
@@ -62,13 +66,16 @@ static void take_row(void *user, size_t position, const float *logits) {
     const size_t v = r->p->n_vocab;
     uint32_t row = (uint32_t)(position - r->p->ctx / 2);
     if (row >= r->n_rows) return; /* the last position has no target in the chunk */
-    if (r->is_base) memcpy(r->base + row * v, logits, v * sizeof *logits);
-    else memcpy(r->rows + r->n_held * v, logits, v * sizeof *logits);
+    if (r->is_base)
+        memcpy(r->base + row * v, logits, v * sizeof *logits);
+    else
+        memcpy(r->rows + r->n_held * v, logits, v * sizeof *logits);
     if (++r->n_held == r->cap_rows) score_held(r);
 }
 
 /* Feeds the chunk to a fresh session and scores its second half. */
-static kv_status run_chunk(run *r, const char *policy, kv_watch_stage *stage, kvist_report *report, double *seconds, kv_error *err) {
+static kv_status run_chunk(run *r, const char *policy, kv_watch_stage *stage, kvist_report *report, double *seconds,
+                           kv_error *err) {
     const kv_eval_params *p = r->p;
     kvist_session *s;
     KV_TRY(kvist_session_create(r->engine, policy, &s, err));
@@ -138,7 +145,8 @@ kv_status kv_eval_run(kvist_engine *engine, const kv_eval_params *p, kv_eval_res
     if (p->ctx < 4) KV_FAIL(err, ARG, "a chunk of %u tokens has nothing to score", p->ctx);
     if (!chunks) KV_FAIL(err, ARG, "the text has %zu tokens, one chunk needs %u", p->n_tokens, p->ctx);
     for (size_t i = 0; i < (size_t)chunks * p->ctx; i++)
-        if (p->tokens[i] < 0 || (uint32_t)p->tokens[i] >= p->n_vocab) KV_FAIL(err, ARG, "token %d is outside the vocabulary", p->tokens[i]);
+        if (p->tokens[i] < 0 || (uint32_t)p->tokens[i] >= p->n_vocab)
+            KV_FAIL(err, ARG, "token %d is outside the vocabulary", p->tokens[i]);
     memset(results, 0, n * sizeof *results);
     run r = {.p = p, .engine = engine, .n_rows = p->ctx - p->ctx / 2 - 1};
     r.cap_rows = p->step && p->step < r.n_rows ? p->step : r.n_rows < 64 ? r.n_rows : 64;

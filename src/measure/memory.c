@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * See memory.h. The same arithmetic as a compression point (policy/plan.h) without pages: what each stream seals, what stays in
- * its f16 tail, and the overhead that bytes_true counts.
+ * See memory.h. The same arithmetic as a compression point (policy/plan.h) without pages: what each stream seals, what
+ * stays in its f16 tail, and the overhead that bytes_true counts.
  */
 #include "measure/memory.h"
 
@@ -13,25 +13,44 @@
 
 static uint64_t pages_of(uint64_t tokens, uint64_t page) { return (tokens + page - 1) / page; }
 
-typedef struct counts { uint64_t sealed_pages, tail_pages, tokens, q2; } counts;
-
-/* Streams that evict nothing seal whole pages between sinks and recent and leave the remainder in the tail. */
-static void count_kept(const kv_plan *plan, const kv_plan_layer *l, uint32_t n, counts *c) {
-    uint64_t sinks = pages_of(plan->n_sink, l->f16_tokens), sealed = plan->n_candidates / l->page_tokens;
-    uint64_t tail = n - plan->n_sink - sealed * l->page_tokens;
-    c->sealed_pages += l->n_streams * (sinks + sealed);
-    c->tail_pages += l->n_streams * pages_of(tail, l->f16_tokens);
-    c->tokens += (uint64_t)l->n_streams * n;
+/* Pages of a tail of `tokens` tokens that ends at position n: its slots are positions modulo the page. */
+static uint64_t tail_pages_of(uint64_t n, uint64_t tokens, uint64_t page) {
+    return tokens ? (n - 1) / page - (n - tokens) / page + 1 : 0;
 }
 
-static void count_evicted(const kv_plan *plan, const kv_plan_layer *l, uint32_t layer, uint32_t first_stream, counts *c) {
-    uint64_t sinks = pages_of(plan->n_sink, l->f16_tokens), tail = pages_of(plan->n_recent, l->f16_tokens);
+typedef struct counts {
+    uint64_t sealed_pages, tail_pages, tokens, q2;
+} counts;
+
+/* Squared queries: a sum a channel, and the rows of the first positions that no sealed page covers yet
+ * (cache/stream.h). */
+static uint64_t q2_bytes(const kv_plan_layer *l, uint64_t n, uint64_t tail) {
+    uint64_t seen = n < KV_Q2_POSITIONS ? n : KV_Q2_POSITIONS, covered = n - tail < seen ? n - tail : seen;
+    return l->n_streams * l->q2_bytes * (1 + seen - covered);
+}
+
+/* Streams that evict nothing seal whole pages between sinks and recent and leave the remainder in the tail; f16 is
+ * never sealed. */
+static void count_kept(const kv_plan *plan, const kv_plan_layer *l, uint32_t n, counts *c) {
+    uint64_t sealed = l->page_tokens == l->f16_tokens ? 0 : plan->n_candidates / l->page_tokens;
+    uint64_t sinks = sealed ? plan->n_sink : 0, tail = n - sinks - sealed * l->page_tokens;
+    c->sealed_pages += l->n_streams * (pages_of(sinks, l->f16_tokens) + sealed);
+    c->tail_pages += l->n_streams * tail_pages_of(n, tail, l->f16_tokens);
+    c->tokens += (uint64_t)l->n_streams * n;
+    c->q2 += q2_bytes(l, n, tail);
+}
+
+static void count_evicted(const kv_plan *plan, const kv_plan_layer *l, uint32_t n, uint32_t layer,
+                          uint32_t first_stream, counts *c) {
+    uint64_t sinks = pages_of(plan->n_sink, l->f16_tokens), tail = tail_pages_of(n, plan->n_recent, l->f16_tokens);
     c->tail_pages += l->n_streams * tail;
     c->tokens += (uint64_t)l->n_streams * (plan->n_sink + plan->n_recent);
     c->sealed_pages += l->n_streams * sinks;
+    c->q2 += q2_bytes(l, n, plan->n_recent);
     if (plan->global) return;
     for (uint32_t s = 0; s < l->n_streams; s++) {
-        uint64_t tokens = plan->tokens[layer], pages = pages_of(tokens, l->page_tokens);
+        uint64_t tokens = plan->tokens[layer], local = plan->n_local < tokens ? plan->n_local : tokens;
+        uint64_t pages = pages_of(tokens - local, l->page_tokens) + pages_of(local, l->page_tokens);
         if (plan->pages && plan->pages[first_stream + s] > pages) {
             pages = plan->pages[first_stream + s];
             tokens = pages * l->page_tokens;
@@ -42,7 +61,8 @@ static void count_evicted(const kv_plan *plan, const kv_plan_layer *l, uint32_t 
     }
 }
 
-kv_status kv_memory_estimate(const kv_memory_shape *shape, const char *policy, uint32_t n, kv_memory_need *out, kv_error *err) {
+kv_status kv_memory_estimate(const kv_memory_shape *shape, const char *policy, uint32_t n, kv_memory_need *out,
+                             kv_error *err) {
     kv_policy pol;
     KV_TRY(kv_policy_parse(policy, &pol, err));
     size_t page_bytes = kv_page_bytes_for(shape->dk, shape->dv);
@@ -58,29 +78,38 @@ kv_status kv_memory_estimate(const kv_memory_shape *shape, const char *policy, u
         kv_policy_layer(&pol, i, &lp);
         st = kv_page_layout_get(lp.format, shape->dk, shape->dv, page_bytes, &l, err);
         if (st != KVIST_OK) break;
-        layers[i] = (kv_plan_layer){shape->n_kv, f16.tokens, l.tokens, l.kind == KV_KIND_LADDER ? (uint32_t)(shape->dk * sizeof(float)) : 0, 2ull * (shape->dk + shape->dv)};
+        layers[i] = (kv_plan_layer){shape->n_kv, f16.tokens, l.tokens,
+                                    l.kind == KV_KIND_LADDER ? (uint32_t)(shape->dk * sizeof(float)) : 0,
+                                    2ull * (shape->dk + shape->dv)};
         page_tokens_sum += l.tokens;
     }
     kv_plan plan;
     memset(&plan, 0, sizeof plan);
     uint32_t overhead = (uint32_t)(sizeof(kv_page_entry) + sizeof(kv_handle));
-    kv_plan_input in = {.policy = &pol, .n_layers = shape->n_layers, .layers = layers, .page_bytes = (uint32_t)page_bytes, .page_overhead = overhead,
-                        .n_seen = n, .n_unsealed = n, .first = true};
+    kv_plan_input in = {.policy = &pol,
+                        .n_layers = shape->n_layers,
+                        .layers = layers,
+                        .page_bytes = (uint32_t)page_bytes,
+                        .page_overhead = overhead,
+                        .n_seen = n,
+                        .n_unsealed = n,
+                        .first = true};
     if (st == KVIST_OK) st = kv_plan_make(&in, &plan, err);
     if (st == KVIST_OK) {
         counts c = {0};
         for (uint32_t i = 0; i < shape->n_layers; i++) {
-            if (plan.evict) count_evicted(&plan, &layers[i], i, i * shape->n_kv, &c);
-            else count_kept(&plan, &layers[i], n, &c);
-            c.q2 += (uint64_t)layers[i].n_streams * layers[i].q2_bytes;
+            if (plan.evict)
+                count_evicted(&plan, &layers[i], n, i, i * shape->n_kv, &c);
+            else
+                count_kept(&plan, &layers[i], n, &c);
         }
         if (plan.evict && plan.global) {
             c.sealed_pages += plan.pages_global;
             c.tokens += plan.pages_global * (page_tokens_sum / shape->n_layers);
         }
         uint64_t streams = (uint64_t)shape->n_layers * shape->n_kv;
-        out->bytes_true = (c.sealed_pages + c.tail_pages) * (page_bytes + sizeof(kv_page_entry)) + c.sealed_pages * sizeof(kv_handle) +
-                          c.tail_pages * sizeof(uint32_t) + c.q2;
+        out->bytes_true = (c.sealed_pages + c.tail_pages) * (page_bytes + sizeof(kv_page_entry)) +
+                          c.sealed_pages * sizeof(kv_handle) + c.tail_pages * sizeof(uint32_t) + c.q2;
         out->bytes_f16 = streams * n * 2ull * (shape->dk + shape->dv);
         out->tokens_stored = streams ? (double)c.tokens / (double)streams : 0;
     }

@@ -5,14 +5,17 @@
 
 #include "base/err.h"
 
-typedef struct kv_memory_shape { uint32_t n_layers, n_kv, dk, dv; } kv_memory_shape;
+typedef struct kv_memory_shape {
+    uint32_t n_layers, n_kv, dk, dv;
+} kv_memory_shape;
 typedef struct kv_memory_need {
-    uint64_t bytes_true;    /* at the end of one sync of n tokens */
-    uint64_t bytes_f16;     /* what n tokens take in f16, without pages */
-    double tokens_stored;   /* mean over streams */
+    uint64_t bytes_true;  /* at the end of one sync of n tokens */
+    uint64_t bytes_f16;   /* what n tokens take in f16, without pages */
+    double tokens_stored; /* mean over streams */
 } kv_memory_need;
 
 /* Cache of n tokens read in one sync under a policy. */
-kv_status kv_memory_estimate(const kv_memory_shape *shape, const char *policy, uint32_t n, kv_memory_need *out, kv_error *err) KV_WARN_UNUSED;
+kv_status kv_memory_estimate(const kv_memory_shape *shape, const char *policy, uint32_t n, kv_memory_need *out,
+                             kv_error *err) KV_WARN_UNUSED;
 
 #endif

@@ -22,7 +22,8 @@ size_t kv_measure_argmax(const float *x, size_t n) {
     return best;
 }
 
-kv_divergence kv_measure_divergence(const float *base, double base_lse, const float *other, double other_lse, size_t n) {
+kv_divergence kv_measure_divergence(const float *base, double base_lse, const float *other, double other_lse,
+                                    size_t n) {
     double kl = 0;
     for (size_t i = 0; i < n; i++) {
         double lp = (double)base[i] - base_lse, p = exp(lp);

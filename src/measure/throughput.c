@@ -28,8 +28,8 @@ static kv_status one_rep(kvist_session *s, const kv_bench_case *c, const int32_t
     return KVIST_OK;
 }
 
-static kv_status run_case(kvist_session *s, const char *policy, const kv_bench_case *c, uint32_t reps, const int32_t *ids, const kv_watch *watch,
-                          kv_bench_result *r, kv_error *err) {
+static kv_status run_case(kvist_session *s, const char *policy, const kv_bench_case *c, uint32_t reps,
+                          const int32_t *ids, const kv_watch *watch, kv_bench_result *r, kv_error *err) {
     double tps[MAX_REPS], seconds;
     char what[96];
     uint32_t n = c->n_prompt ? c->n_prompt : c->n_gen;
@@ -56,8 +56,9 @@ static kv_status run_case(kvist_session *s, const char *policy, const kv_bench_c
     return KVIST_OK;
 }
 
-kv_status kv_bench_run(kvist_engine *e, const char *policy, const kv_bench_case *cases, uint32_t n_cases, uint32_t reps, const int32_t *tokens,
-                       size_t n_tokens, const kv_watch *watch, kv_bench_result *results, kv_error *err) {
+kv_status kv_bench_run(kvist_engine *e, const char *policy, const kv_bench_case *cases, uint32_t n_cases, uint32_t reps,
+                       const int32_t *tokens, size_t n_tokens, const kv_watch *watch, kv_bench_result *results,
+                       kv_error *err) {
     size_t longest = 0;
     if (!n_tokens || !reps || reps > MAX_REPS) KV_FAIL(err, ARG, "1 to %d repetitions", MAX_REPS);
     for (uint32_t i = 0; i < n_cases; i++) {
@@ -77,7 +78,8 @@ kv_status kv_bench_run(kvist_engine *e, const char *policy, const kv_bench_case 
         kvist_session_on_progress(s, kv_watch_progress, &stage);
         if (depth) st = kvist_session_sync(s, ids, depth, err);
         kvist_session_on_progress(s, NULL, NULL);
-        for (uint32_t i = 0; st == KVIST_OK && i < n_cases; i++) st = run_case(s, policy, &cases[i], reps, ids, watch, &results[i], err);
+        for (uint32_t i = 0; st == KVIST_OK && i < n_cases; i++)
+            st = run_case(s, policy, &cases[i], reps, ids, watch, &results[i], err);
         kvist_session_close(&s);
     }
     kv_free(ids);
@@ -89,7 +91,10 @@ kv_status kv_bench_run(kvist_engine *e, const char *policy, const kv_bench_case 
 /* 256 MiB: several times the last-level cache of a server slice; smaller buffers measured the cache. */
 enum { PROBE_BYTES = 256 << 20, PROBE_PIECE = 1 << 20, PROBE_PASSES = 7 };
 
-typedef struct probe { const uint64_t *data; uint64_t sums[PROBE_BYTES / PROBE_PIECE]; } probe;
+typedef struct probe {
+    const uint64_t *data;
+    uint64_t sums[PROBE_BYTES / PROBE_PIECE];
+} probe;
 
 static void read_piece(void *ctx, uint32_t item, uint32_t thread) {
     probe *p = ctx;

@@ -161,14 +161,17 @@ static uint32_t tail_pages(const planner *pl, uint32_t n, uint32_t p16) {
     return (end - 1) / p16 - (end - n) / p16 + 1;
 }
 
-/* Bytes besides sealed candidates when a stream's tail holds `extra` tokens more than the recent ones. */
+/* Bytes besides sealed candidates. leftovers: nothing is evicted, so what fills no page stays in the tail, and sinks wait there for the
+ * first page. */
 static uint64_t other_bytes(const planner *pl, bool leftovers) {
+    const kv_plan *out = pl->out;
     uint64_t sum = pl->in->bytes_before;
     for (uint32_t l = 0; l < pl->in->n_layers; l++) {
         const kv_plan_layer *la = &pl->in->layers[l];
-        uint32_t extra = leftovers ? pl->out->n_candidates % la->page_tokens : 0;
-        uint64_t pages = (uint64_t)div_up(pl->out->n_sink, la->f16_tokens) +
-                         tail_pages(pl, pl->out->n_recent + extra, la->f16_tokens);
+        uint32_t sink = out->n_sink, tail = out->n_recent;
+        if (leftovers) tail += out->n_candidates % la->page_tokens;
+        if (leftovers && out->n_candidates < la->page_tokens) tail += sink, sink = 0;
+        uint64_t pages = (uint64_t)div_up(sink, la->f16_tokens) + tail_pages(pl, tail, la->f16_tokens);
         sum += la->n_streams * (pages * page_cost(pl) + la->q2_bytes);
     }
     return sum;

@@ -30,7 +30,7 @@ typedef struct kv_plan_input {
 } kv_plan_input;
 
 /* Budget of one compression point. Candidates of a stream = unsealed tokens without sinks (first) and without the `recent`
- * newest. Nothing evicted: evict = false and pages lie at fixed boundaries, leftovers stay in the tail. */
+ * newest. Nothing evicted: evict = false and pages lie at fixed boundaries, leftovers stay in the tail (and sinks until there is a page). */
 typedef struct kv_plan {
     bool evict;
     bool global;

@@ -2,7 +2,8 @@
 /*
  * Byte-level BPE: a word's bytes are joined by the rank of the merge list. Knows GPT-2's printable alphabet, in which
  * vocabularies and merges are written; text itself is never converted into it.
- * Invariant: no byte of the input is lost: a symbol that is no token is written out as its byte tokens.
+ * Invariant: no byte of the input is lost: a symbol that is no token is written out as its byte tokens (a byte that the
+ * vocabulary lacks as U+FFFD or the unknown token).
  */
 #include "text/vocab.h"
 

@@ -20,10 +20,21 @@ kv_status kv_encoder_reserve(kv_encoder *e, void **p, size_t *cap, size_t size) 
     return KVIST_OK;
 }
 
+/* Some vocabularies (SmolLM2's) lack bytes that valid text hardly has. Their metadata may name a control token such as
+ * <|endoftext|> as unknown token, which would end the text here: U+FFFD stands in then. */
 kv_status kv_encoder_emit_byte(kv_encoder *e, uint8_t byte) {
-    int32_t id = e->t->byte_id[byte] >= 0 ? e->t->byte_id[byte] : e->t->unk;
-    if (id < 0) KV_FAIL(e->err, UNSUPPORTED, "the vocabulary has no token for byte 0x%02x and no unknown token", byte);
-    kv_encoder_emit(e, id);
+    const kv_tokenizer *t = e->t;
+    if (t->byte_id[byte] >= 0) {
+        kv_encoder_emit(e, t->byte_id[byte]);
+    } else if (t->unk >= 0 && t->v.tok[t->unk].attr & KV_TOK_UNKNOWN) {
+        kv_encoder_emit(e, t->unk);
+    } else if (t->byte_id[0xef] >= 0 && t->byte_id[0xbf] >= 0 && t->byte_id[0xbd] >= 0) {
+        kv_encoder_emit(e, t->byte_id[0xef]);
+        kv_encoder_emit(e, t->byte_id[0xbf]);
+        kv_encoder_emit(e, t->byte_id[0xbd]);
+    } else {
+        KV_FAIL(e->err, UNSUPPORTED, "the vocabulary has no token for byte 0x%02x and no unknown token", byte);
+    }
     return KVIST_OK;
 }
 

@@ -37,7 +37,7 @@ void kv_detok_init(kv_detok *d, const kv_tokenizer *t, bool special);
 /* *out (valid until the next call) gets the complete characters available after id; *len may be 0. Bytes that can
  * never become valid UTF-8 come out as U+FFFD. */
 kv_status kv_detok_push(kv_detok *d, int32_t id, const char **out, size_t *len, kv_error *err) KV_WARN_UNUSED;
-/* What is pending at the end (an incomplete character) as U+FFFD; frees the buffer on the next init/free. */
+/* What is pending at the end (an incomplete character) as U+FFFD. The buffer lives until kv_detok_free. */
 void kv_detok_finish(kv_detok *d, const char **out, size_t *len);
 void kv_detok_free(kv_detok *d);
 

@@ -121,7 +121,7 @@ static inline void kv_encoder_emit(kv_encoder *e, int32_t id) {
     if (e->n < e->cap) e->ids[e->n] = id;
     e->n++;
 }
-/* The token of one byte, or the unknown token; fails when there is neither. */
+/* The token of one byte, or the unknown token, or U+FFFD; fails when there is none of them. */
 kv_status kv_encoder_emit_byte(kv_encoder *e, uint8_t byte) KV_WARN_UNUSED;
 kv_status kv_encoder_reserve(kv_encoder *e, void **p, size_t *cap, size_t size) KV_WARN_UNUSED;
 

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Elementwise operations against double precision, at every level of this CPU, and bit for bit between levels and thread counts. */
+/* Elementwise operations against double precision, at every level of this CPU, and bit for bit between levels and
+ * thread counts. */
 #include <math.h>
 
 #include "backend/cpu/elem.h"
 #include "base/half.h"
 #include "support/support.h"
 
-typedef struct context { kv_cpu_backend be; kv_cpu_exec ex; } context;
+typedef struct context {
+    kv_cpu_backend be;
+    kv_cpu_exec ex;
+} context;
 
 static void context_open(context *c, int level, uint32_t threads) {
     kv_error err;
@@ -24,7 +28,8 @@ static float *random_floats(size_t n, float scale, uint64_t *seed) {
     return x;
 }
 
-/* Runs `call` at every level with 1..3 threads; y must be the same bits each time. y is restored from `init` before each call. */
+/* Runs `call` at every level with 1..3 threads; y must be the same bits each time. y is restored from `init` before
+ * each call. */
 #define AT_ALL_LEVELS(y, first, init, bytes, call)                                                                     \
     for (int level = 0, run = 0; level <= kv_cpu_detect(); level++)                                                    \
         for (uint32_t threads = 1; threads <= 3; threads++, run++) {                                                   \
@@ -47,7 +52,8 @@ static void test_rmsnorm(void **state) {
         for (uint32_t rows = 1; rows <= 70; rows += 69) {
             uint32_t n = sizes[s];
             size_t bytes = (size_t)rows * n * sizeof(float);
-            float *x = random_floats((size_t)rows * n, 3, &seed), *w = random_floats(n, 1, &seed), *y = malloc(bytes), *first = malloc(bytes);
+            float *x = random_floats((size_t)rows * n, 3, &seed), *w = random_floats(n, 1, &seed), *y = malloc(bytes),
+                  *first = malloc(bytes);
             AT_ALL_LEVELS(y, first, x, bytes, kv_cpu_rmsnorm(ex, y, w, 1e-5f, rows, n, y))
             AT_ALL_LEVELS(y, first, first, bytes, kv_cpu_rmsnorm(ex, x, w, 1e-5f, rows, n, y))
             for (uint32_t r = 0; r < rows; r++) {
@@ -59,14 +65,18 @@ static void test_rmsnorm(void **state) {
                     assert_true(fabs((double)y[(size_t)r * n + i] - e) <= 1e-6 * fabs(e));
                 }
             }
-            free(x); free(w); free(y); free(first);
+            free(x);
+            free(w);
+            free(y);
+            free(first);
         }
 }
 
 static void rope_case(uint32_t rows, uint32_t heads, uint32_t d, uint32_t n_rot, bool neox, uint64_t *seed) {
     const uint32_t n_pos = 50, half = n_rot / 2;
     size_t total = (size_t)rows * heads * d, bytes = total * sizeof(float);
-    float *x = random_floats(total, 1, seed), *y = malloc(bytes), *first = malloc(bytes), *cs = malloc(n_pos * half * sizeof *cs), *sn = malloc(n_pos * half * sizeof *sn);
+    float *x = random_floats(total, 1, seed), *y = malloc(bytes), *first = malloc(bytes),
+          *cs = malloc(n_pos * half * sizeof *cs), *sn = malloc(n_pos * half * sizeof *sn);
     uint32_t *pos = malloc(rows * sizeof *pos);
     for (uint32_t p = 0; p < n_pos; p++)
         for (uint32_t i = 0; i < half; i++) {
@@ -84,14 +94,20 @@ static void rope_case(uint32_t rows, uint32_t heads, uint32_t d, uint32_t n_rot,
             if (i < n_rot) {
                 uint32_t pair = neox ? i % half : i / 2;
                 bool second = neox ? i >= half : i % 2;
-                double a = x[v + (neox ? pair : 2 * pair)], b = x[v + (neox ? pair + half : 2 * pair + 1)], angle = p * pow(10000, -2.0 * pair / n_rot);
+                double a = x[v + (neox ? pair : 2 * pair)], b = x[v + (neox ? pair + half : 2 * pair + 1)],
+                       angle = p * pow(10000, -2.0 * pair / n_rot);
                 e = second ? a * sin(angle) + b * cos(angle) : a * cos(angle) - b * sin(angle);
                 assert_true(fabs((double)y[v + i] - e) < 3e-7 * (fabs(a) + fabs(b)));
             } else {
                 assert_true((double)y[v + i] == e);
             }
         }
-    free(x); free(y); free(first); free(cs); free(sn); free(pos);
+    free(x);
+    free(y);
+    free(first);
+    free(cs);
+    free(sn);
+    free(pos);
 }
 
 static void test_rope(void **state) {
@@ -109,13 +125,17 @@ static void test_silu(void **state) {
     for (size_t s = 0; s < N_SIZES; s++)
         for (uint32_t rows = 1; rows <= 40; rows += 39) {
             size_t n = (size_t)rows * sizes[s], bytes = n * sizeof(float);
-            float *g = random_floats(n, 12, &seed), *u = random_floats(n, 2, &seed), *y = malloc(bytes), *first = malloc(bytes);
+            float *g = random_floats(n, 12, &seed), *u = random_floats(n, 2, &seed), *y = malloc(bytes),
+                  *first = malloc(bytes);
             AT_ALL_LEVELS(y, first, g, bytes, kv_cpu_silu_mul(ex, y, u, rows, sizes[s], y))
             for (size_t i = 0; i < n; i++) {
                 double e = (double)g[i] / (1 + exp(-(double)g[i])) * (double)u[i];
                 assert_true(fabs((double)y[i] - e) <= 4e-7 * fabs(e));
             }
-            free(g); free(u); free(y); free(first);
+            free(g);
+            free(u);
+            free(y);
+            free(first);
         }
     float g[4] = {-1000, 1000, NAN, 0}, u[4] = {1, 1, 1, 1}, y[4];
     for (int level = 0; level <= kv_cpu_detect(); level++) {
@@ -127,7 +147,10 @@ static void test_silu(void **state) {
 /* Nearest f16 by exhaustion over the neighbours of a double: independent of half.h's rounding. */
 static void check_f16(float x, uint16_t h) {
     double got = kv_f16_f32(h), best = fabs(got - (double)x);
-    if (fabs((double)x) >= 65520) { assert_true(isinf(got) && (got > 0) == (x > 0)); return; }
+    if (fabs((double)x) >= 65520) {
+        assert_true(isinf(got) && (got > 0) == (x > 0));
+        return;
+    }
     uint16_t near[2] = {(uint16_t)(h + 1), (uint16_t)(h - 1)};
     for (int i = 0; i < 2; i++) {
         if ((near[i] & 0x7c00) == 0x7c00 || ((near[i] ^ h) & 0x8000)) continue;
@@ -146,20 +169,29 @@ static void test_kv_to_f16(void **state) {
     k[2] = 70000;
     uint16_t *init = malloc(2 * (nk + nv)), *out = malloc(2 * (nk + nv)), *first = malloc(2 * (nk + nv));
     for (size_t i = 0; i < nk + nv; i++) init[i] = 0x5a5a;
-    AT_ALL_LEVELS(out, first, init, 2 * (nk + nv), kv_cpu_kv_to_f16(ex, k, v, rows, n_kv, dk, dv, row0, stride, out, out + nk))
+    AT_ALL_LEVELS(out, first, init, 2 * (nk + nv),
+                  kv_cpu_kv_to_f16(ex, k, v, rows, n_kv, dk, dv, row0, stride, out, out + nk))
     for (uint32_t h = 0; h < n_kv; h++)
         for (uint32_t t = 0; t < stride; t++)
             for (uint32_t i = 0; i < dk; i++) {
                 uint16_t kh = out[(h * stride + t) * dk + i], vh = i < dv ? out[nk + (h * stride + t) * dv + i] : 0;
                 bool inside = t >= row0 && t < row0 + rows;
                 size_t src = (size_t)(t - row0) * n_kv + h;
-                if (inside) check_f16(k[src * dk + i], kh);
-                else assert_int_equal(kh, 0x5a5a);
+                if (inside)
+                    check_f16(k[src * dk + i], kh);
+                else
+                    assert_int_equal(kh, 0x5a5a);
                 if (i >= dv) continue;
-                if (inside) check_f16(v[src * dv + i], vh);
-                else assert_int_equal(vh, 0x5a5a);
+                if (inside)
+                    check_f16(v[src * dv + i], vh);
+                else
+                    assert_int_equal(vh, 0x5a5a);
             }
-    free(k); free(v); free(init); free(out); free(first);
+    free(k);
+    free(v);
+    free(init);
+    free(out);
+    free(first);
 }
 
 static void test_q_squares(void **state) {
@@ -178,7 +210,8 @@ static void test_q_squares(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_rope), cmocka_unit_test(test_silu),
-                                       cmocka_unit_test(test_kv_to_f16), cmocka_unit_test(test_q_squares)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_rope),
+                                       cmocka_unit_test(test_silu), cmocka_unit_test(test_kv_to_f16),
+                                       cmocka_unit_test(test_q_squares)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Packed weights and matrix products against dense double precision: all tensor types, all levels of this CPU.
- * The oracle decodes rows with gguf's own dequantizers and quantizes activations by itself; the levels, row counts and thread counts
- * are then compared bit for bit with the reference level's result for all rows.
+ * The oracle decodes rows with gguf's own dequantizers and quantizes activations by itself; the levels, row counts and
+ * thread counts are then compared bit for bit with the reference level's result for all rows.
  */
 #include <math.h>
 
@@ -15,11 +15,16 @@
 #define MAX_ROWS 33
 #define CANARY 12345.5f
 
-typedef struct type_case { uint32_t type; int d_off, m_off; bool dense; } type_case;
+typedef struct type_case {
+    uint32_t type;
+    int d_off, m_off;
+    bool dense;
+} type_case;
 static const type_case types[] = {
-    {KV_TYPE_F32, -1, -1, true},   {KV_TYPE_F16, -1, -1, true},   {KV_TYPE_BF16, -1, -1, true},   {KV_TYPE_Q4_0, 0, -1, false},
-    {KV_TYPE_Q4_1, 0, 2, false},   {KV_TYPE_Q5_0, 0, -1, false},  {KV_TYPE_Q5_1, 0, 2, false},    {KV_TYPE_Q8_0, 0, -1, false},
-    {KV_TYPE_Q2_K, 80, 82, false}, {KV_TYPE_Q3_K, 108, -1, false}, {KV_TYPE_Q4_K, 0, 2, false},   {KV_TYPE_Q5_K, 0, 2, false},
+    {KV_TYPE_F32, -1, -1, true},    {KV_TYPE_F16, -1, -1, true},    {KV_TYPE_BF16, -1, -1, true},
+    {KV_TYPE_Q4_0, 0, -1, false},   {KV_TYPE_Q4_1, 0, 2, false},    {KV_TYPE_Q5_0, 0, -1, false},
+    {KV_TYPE_Q5_1, 0, 2, false},    {KV_TYPE_Q8_0, 0, -1, false},   {KV_TYPE_Q2_K, 80, 82, false},
+    {KV_TYPE_Q3_K, 108, -1, false}, {KV_TYPE_Q4_K, 0, 2, false},    {KV_TYPE_Q5_K, 0, 2, false},
     {KV_TYPE_Q6_K, 208, -1, false}, {KV_TYPE_IQ4_NL, 0, -1, false}, {KV_TYPE_IQ4_XS, 0, -1, false}};
 #define N_TYPES (sizeof types / sizeof *types)
 
@@ -32,8 +37,10 @@ static kv_tensor random_tensor(const type_case *tc, uint32_t n, uint32_t k, uint
         for (size_t i = 0; i < (size_t)n * k; i++) {
             float f = test_normal(seed) * 0.05f;
             uint16_t h = tc->type == KV_TYPE_F16 ? kv_f32_f16(f) : kv_f32_bf16(f);
-            if (tc->type == KV_TYPE_F32) memcpy(data + 4 * i, &f, 4);
-            else memcpy(data + 2 * i, &h, 2);
+            if (tc->type == KV_TYPE_F32)
+                memcpy(data + 4 * i, &f, 4);
+            else
+                memcpy(data + 2 * i, &h, 2);
         }
     } else {
         for (size_t i = 0; i < bytes; i++) data[i] = (uint8_t)(test_rand(seed) >> 40);
@@ -47,7 +54,10 @@ static kv_tensor random_tensor(const type_case *tc, uint32_t n, uint32_t k, uint
 }
 
 /* The sections of an execution context that matrix products need. */
-typedef struct context { kv_cpu_backend be; kv_cpu_exec ex; } context;
+typedef struct context {
+    kv_cpu_backend be;
+    kv_cpu_exec ex;
+} context;
 
 static void context_open(context *c, int level, uint32_t threads, int precise, uint32_t max_k) {
     memset(c, 0, sizeof *c);
@@ -81,9 +91,11 @@ static float *random_x(uint32_t rows, uint32_t k, uint64_t *seed) {
     return x;
 }
 
-/* One output of the oracle: the product with activations as they are (precise) or rounded to int8 by block, its error bounds for f32
- * sums, and the exact product with the bound of the activations' rounding. */
-typedef struct expected { double y, bound, exact, exact_bound; } expected;
+/* One output of the oracle: the product with activations as they are (precise) or rounded to int8 by block, its error
+ * bounds for f32 sums, and the exact product with the bound of the activations' rounding. */
+typedef struct expected {
+    double y, bound, exact, exact_bound;
+} expected;
 
 static expected oracle(const float *x, const float *w, uint32_t k, bool int8) {
     expected e = {0};
@@ -122,10 +134,13 @@ static void test_pack_unpack(void **state) {
             assert_int_equal(kv_cpu_weight_create(NULL, &t, NULL, &p, &err), 0);
             for (uint32_t o = 0; o < t.ne[1]; o++) {
                 kv_pack_unpack_row(p, o, y);
-                if (memcmp(y, w + o * t.ne[0], t.ne[0] * sizeof *y)) fail_msg("%s %ux%u row %u differs", kv_type_get(t.type)->name, shapes[s][0], shapes[s][1], o);
+                if (memcmp(y, w + o * t.ne[0], t.ne[0] * sizeof *y))
+                    fail_msg("%s %ux%u row %u differs", kv_type_get(t.type)->name, shapes[s][0], shapes[s][1], o);
             }
             kv_cpu_weight_free(NULL, p);
-            free(w); free(y); free((void *)t.data);
+            free(w);
+            free(y);
+            free((void *)t.data);
         }
     }
 }
@@ -169,7 +184,8 @@ static void test_refuses(void **state) {
 }
 
 /* y[rows][n] at a stride past n, canaries between rows. */
-static void product(int level, uint32_t threads, int precise, const kv_weight *w, const float *x, uint32_t rows, uint32_t k, const float *bias, bool accumulate, float *y) {
+static void product(int level, uint32_t threads, int precise, const kv_weight *w, const float *x, uint32_t rows,
+                    uint32_t k, const float *bias, bool accumulate, float *y) {
     context c;
     context_open(&c, level, threads, precise, k);
     uint32_t stride = w->n + 3;
@@ -185,13 +201,18 @@ static void product(int level, uint32_t threads, int precise, const kv_weight *w
     context_close(&c);
 }
 
-static void check_oracle(const char *what, const float *y, const float *x, const float *w, uint32_t n, uint32_t k, bool int8, const float *bias, bool accumulate) {
+static void check_oracle(const char *what, const float *y, const float *x, const float *w, uint32_t n, uint32_t k,
+                         bool int8, const float *bias, bool accumulate) {
     for (uint32_t r = 0; r < MAX_ROWS; r++)
         for (uint32_t o = 0; o < n; o++) {
             expected e = oracle(x + (size_t)r * k, w + (size_t)o * k, k, int8);
-            double add = (bias ? (double)bias[o] : 0) + (accumulate ? 0.25 : 0), got = (double)y[(size_t)r * n + o] - add, slack = 2e-7 * (fabs(add) + fabs(e.y));
-            if (!(fabs(got - e.y) <= e.bound + slack)) fail_msg("%s n=%u k=%u row %u out %u: %g, expected %g +- %g", what, n, k, r, o, got, e.y, e.bound);
-            if (!(fabs(got - e.exact) <= e.exact_bound + slack)) fail_msg("%s n=%u k=%u row %u out %u: %g is off %g by more than the rounding %g", what, n, k, r, o, got, e.exact, e.exact_bound);
+            double add = (bias ? (double)bias[o] : 0) + (accumulate ? 0.25 : 0),
+                   got = (double)y[(size_t)r * n + o] - add, slack = 2e-7 * (fabs(add) + fabs(e.y));
+            if (!(fabs(got - e.y) <= e.bound + slack))
+                fail_msg("%s n=%u k=%u row %u out %u: %g, expected %g +- %g", what, n, k, r, o, got, e.y, e.bound);
+            if (!(fabs(got - e.exact) <= e.exact_bound + slack))
+                fail_msg("%s n=%u k=%u row %u out %u: %g is off %g by more than the rounding %g", what, n, k, r, o, got,
+                         e.exact, e.exact_bound);
         }
 }
 
@@ -199,7 +220,8 @@ static void check_shape(const type_case *tc, uint32_t n, uint32_t k, int precise
     const uint32_t counts[] = {1, 2, 3, 5, 8, 17, 33};
     kv_tensor t = random_tensor(tc, n, k, seed);
     const char *name = kv_type_get(t.type)->name;
-    float *w = decode(&t), *x = random_x(MAX_ROWS, k, seed), *ref = malloc(sizeof(float) * MAX_ROWS * n), *y = malloc(sizeof(float) * MAX_ROWS * n), *bias = NULL;
+    float *w = decode(&t), *x = random_x(MAX_ROWS, k, seed), *ref = malloc(sizeof(float) * MAX_ROWS * n),
+          *y = malloc(sizeof(float) * MAX_ROWS * n), *bias = NULL;
     bool accumulate = n & 1;
     if (n > 16) {
         bias = malloc(n * sizeof *bias);
@@ -215,10 +237,16 @@ static void check_shape(const type_case *tc, uint32_t n, uint32_t k, int precise
             if (level == KV_CPU_REF && counts[i] > 3) continue; /* slow, and more rows are the oracle's run */
             product(level, 1 + (uint32_t)i % 3, precise, p, x, counts[i], k, bias, accumulate, y);
             if (memcmp(y, ref, sizeof(float) * n * counts[i]))
-                fail_msg("%s n=%u k=%u precise %d: level %s, %u rows differ from the reference's bits", name, n, k, precise, kv_cpu_level_name(level), counts[i]);
+                fail_msg("%s n=%u k=%u precise %d: level %s, %u rows differ from the reference's bits", name, n, k,
+                         precise, kv_cpu_level_name(level), counts[i]);
         }
     kv_cpu_weight_free(NULL, p);
-    free(w); free(x); free(ref); free(y); free(bias); free((void *)t.data);
+    free(w);
+    free(x);
+    free(ref);
+    free(y);
+    free(bias);
+    free((void *)t.data);
 }
 
 static void check_all(int precise) {
@@ -226,7 +254,8 @@ static void check_all(int precise) {
     for (size_t i = 0; i < N_TYPES; i++) {
         const type_case *tc = &types[i];
         bool small = kv_type_get(tc->type)->block <= 32;
-        const uint32_t shapes[][2] = {{1, 32}, {15, 64}, {16, 256}, {17, 576}, {33, 768}, {192, 256}, {31, 2304}, {2, 1}, {17, 37}, {1, 301}};
+        const uint32_t shapes[][2] = {{1, 32},    {15, 64},   {16, 256}, {17, 576}, {33, 768},
+                                      {192, 256}, {31, 2304}, {2, 1},    {17, 37},  {1, 301}};
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
             uint32_t k = shapes[s][1];
             if (k % 32 ? !tc->dense : k % 256 && !small) continue;
@@ -266,7 +295,8 @@ static void test_many_rows(void **state) {
             }
             for (uint32_t r = 0; r < rows; r += 57) { /* each row alone: all outputs in one call */
                 kv_cpu_matmul(&c.ex.base, x + (size_t)r * k, 1, k, outs, 3);
-                for (int i = 0; i < 3; i++) assert_memory_equal(y[i], first[i] + (size_t)r * n[i], sizeof(float) * n[i]);
+                for (int i = 0; i < 3; i++)
+                    assert_memory_equal(y[i], first[i] + (size_t)r * n[i], sizeof(float) * n[i]);
             }
             uint64_t count = kv_alloc_count();
             kv_cpu_matmul(&c.ex.base, x, 7, k, outs, 3);
@@ -278,7 +308,10 @@ static void test_many_rows(void **state) {
         expected e = oracle(x + (size_t)(rows - 1) * k, d + (size_t)(n[i] - 1) * k, k, i < 2);
         assert_true(fabs((double)first[i][(size_t)rows * n[i] - 1] - e.y) <= e.bound);
         kv_cpu_weight_free(NULL, w[i]);
-        free(d); free(y[i]); free(first[i]); free((void *)t[i].data);
+        free(d);
+        free(y[i]);
+        free(first[i]);
+        free((void *)t[i].data);
     }
     free(x);
 }
@@ -321,13 +354,15 @@ static void test_embed(void **state) {
     for (int i = 0; i < 9; i++) assert_memory_equal(y + 96 * i, w + 96 * ids[i], 96 * sizeof(float));
     kv_cpu_weight_free(NULL, p);
     context_close(&c);
-    free(w); free((void *)t.data);
+    free(w);
+    free((void *)t.data);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pack_unpack), cmocka_unit_test(test_resident_bytes), cmocka_unit_test(test_refuses),
-        cmocka_unit_test(test_int8), cmocka_unit_test(test_precise), cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_pack_unpack),     cmocka_unit_test(test_resident_bytes),
+        cmocka_unit_test(test_refuses),         cmocka_unit_test(test_int8),
+        cmocka_unit_test(test_precise),         cmocka_unit_test(test_many_rows),
         cmocka_unit_test(test_odd_activations), cmocka_unit_test(test_embed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -78,7 +78,8 @@ static void refusals(void **state) {
     refuse("-n: '5x' is no whole number from -1 to 100", parse("-n", "5x", NULL));
     refuse("-n: '' is no whole number from -1 to 100", parse("-n", "", NULL));
     refuse("-ub: '0' is no whole number from 1 to 65536", parse("-ub", "0", NULL));
-    refuse("-ub: '99999999999999999999' is no whole number from 1 to 65536", parse("-ub", "99999999999999999999", NULL));
+    refuse("-ub: '99999999999999999999' is no whole number from 1 to 65536",
+           parse("-ub", "99999999999999999999", NULL));
     refuse("--temp: 'nan' is no number from 0 to 2", parse("--temp", "nan", NULL));
     refuse("--temp: '2.01' is no number from 0 to 2", parse("--temp=2.01", NULL));
     refuse("-d: '1,,2' is no list of whole numbers from 0 to 9000 (512 or 128,512)", parse("-d", "1,,2", NULL));
@@ -90,8 +91,18 @@ static void refusals(void **state) {
 
 static void sizes(void **state) {
     (void)state;
-    static const struct { const char *text; uint64_t bytes; } good[] = {
-        {"0", 0}, {"1", 1}, {"4096", 4096}, {"512K", 524288}, {"64M", 67108864}, {"1.5G", 1610612736}, {"2GiB", 2147483648}, {"2gB", 2147483648}, {"1T", 1099511627776}};
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } good[] = {{"0", 0},
+                {"1", 1},
+                {"4096", 4096},
+                {"512K", 524288},
+                {"64M", 67108864},
+                {"1.5G", 1610612736},
+                {"2GiB", 2147483648},
+                {"2gB", 2147483648},
+                {"1T", 1099511627776}};
     static const char *const bad[] = {"", "M", "-1", "5x", "1Mi", "1e30", "1MM", " 1", "99999999999T", "0x10"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         uint64_t v = 1;
@@ -123,14 +134,16 @@ static void too_many(void **state) {
 static size_t naive_distance(const char *a, const char *b) {
     if (!*a) return strlen(b);
     if (!*b) return strlen(a);
-    size_t s = naive_distance(a + 1, b + 1) + (*a != *b), d = naive_distance(a + 1, b) + 1, i = naive_distance(a, b + 1) + 1;
+    size_t s = naive_distance(a + 1, b + 1) + (*a != *b), d = naive_distance(a + 1, b) + 1,
+           i = naive_distance(a, b + 1) + 1;
     size_t m = s < d ? s : d;
     return m < i ? m : i;
 }
 
 static void distances(void **state) {
     (void)state;
-    static const char *const words[] = {"", "a", "ab", "ba", "run", "rnu", "chat", "cat", "bench", "eval", "evla", "info"};
+    static const char *const words[] = {"",     "a",   "ab",    "ba",   "run",  "rnu",
+                                        "chat", "cat", "bench", "eval", "evla", "info"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         for (size_t j = 0; j < sizeof words / sizeof *words; j++)
             assert_int_equal(edit_distance(words[i], words[j]), naive_distance(words[i], words[j]));
@@ -163,7 +176,8 @@ static void help_text(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(forms),    cmocka_unit_test(refusals),  cmocka_unit_test(sizes),
-                                       cmocka_unit_test(too_many), cmocka_unit_test(distances), cmocka_unit_test(help_text)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(forms),     cmocka_unit_test(refusals),
+                                       cmocka_unit_test(sizes),     cmocka_unit_test(too_many),
+                                       cmocka_unit_test(distances), cmocka_unit_test(help_text)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

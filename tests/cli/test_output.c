@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tables, units, JSON lines, UTF-8 streams, questions and the cache map: what the program prints, without the program. */
+/* Tables, units, JSON lines, UTF-8 streams, questions and the cache map: what the program prints, without the program.
+ */
 #include "support/support.h"
 
 #include "cli/kvmap.c"
@@ -7,7 +8,9 @@
 #include "cli/questions.c"
 #include "cli/utf8.c"
 
-const char *kvist_format_name(uint32_t format) { return format == 0 ? "f16" : format == 4 ? "q2" : NULL; } /* the engine's is not linked */
+const char *kvist_format_name(uint32_t format) {
+    return format == 0 ? "f16" : format == 4 ? "q2" : NULL;
+} /* the engine's is not linked */
 
 static char *text;
 static size_t text_len;
@@ -48,7 +51,8 @@ static void long_cells(void **state) {
     s[298] = 0;
     kv_out_table_init(&t);
     kv_out_column(&t, "a", true);
-    for (int i = 0; i < 40; i++) kv_out_cell(&t, "%s%s", i & 1 ? "" : "x", s); /* growth, and a cut inside a character */
+    for (int i = 0; i < 40; i++)
+        kv_out_cell(&t, "%s%s", i & 1 ? "" : "x", s); /* growth, and a cut inside a character */
     assert_int_equal(t.n_rows, 40);
     for (int i = 0; i < 40; i++) {
         size_t n = strlen(t.cells[i]);
@@ -76,23 +80,38 @@ static void units(void **state) {
 
 static void json_lines(void **state) {
     (void)state;
-    kvist_report r = {.policy = "full", .tokens_seen = 7, .tokens_stored = 3.5, .bytes_true = 10, .bytes_unique = 9, .bytes_f16 = 40, .bytes_peak = 50,
-                      .share = 0.25, .share_met = true, .mass_mean = 1, .mass_min = 0.5, .prefill_seconds = 2, .prefill_tokens = 4};
+    kvist_report r = {.policy = "full",
+                      .tokens_seen = 7,
+                      .tokens_stored = 3.5,
+                      .bytes_true = 10,
+                      .bytes_unique = 9,
+                      .bytes_f16 = 40,
+                      .bytes_peak = 50,
+                      .share = 0.25,
+                      .share_met = true,
+                      .mass_mean = 1,
+                      .mass_min = 0.5,
+                      .prefill_seconds = 2,
+                      .prefill_tokens = 4};
     r.pages_by_format[4] = 3;
     json_t *o = kv_out_json_report(&r);
     kv_out_json_real(o, "ppl", (double)NAN);
     kv_out_json_text(o, "text", "a\xff\"", 3);
     FILE *f = begin();
     kv_out_json_line(o, f);
-    expect(f, "{\"policy\":\"full\",\"tokens_seen\":7,\"tokens_stored\":3.5,\"bytes_true\":10,\"bytes_unique\":9,\"bytes_f16\":40,\"bytes_peak\":50,"
-              "\"share\":0.25,\"share_met\":true,\"mass_mean\":1.0,\"mass_min\":0.5,\"prefill_tps\":2.0,\"decode_tps\":0.0,"
-              "\"pages_dropped_pressure\":0,\"pages\":{\"q2\":3},\"ppl\":null,\"text\":\"a\xef\xbf\xbd\\\"\"}\n");
+    expect(
+        f,
+        "{\"policy\":\"full\",\"tokens_seen\":7,\"tokens_stored\":3.5,\"bytes_true\":10,\"bytes_unique\":9,\"bytes_"
+        "f16\":40,\"bytes_peak\":50,"
+        "\"share\":0.25,\"share_met\":true,\"mass_mean\":1.0,\"mass_min\":0.5,\"prefill_tps\":2.0,\"decode_tps\":0.0,"
+        "\"pages_dropped_pressure\":0,\"pages\":{\"q2\":3},\"ppl\":null,\"text\":\"a\xef\xbf\xbd\\\"\"}\n");
 }
 
 /* Every split of a text with characters of 1 to 4 bytes and broken ones gives the text of one push. */
 static void utf8_streams(void **state) {
     (void)state;
-    static const char s[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82" "b\xff\xc3(\xe2\x82(\xed\xa0\x80\xf4\x90\x80\x80\xc0\x80z\xe2\x82\xe2\x82\xac\xf0\x9f";
+    static const char s[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82"
+                            "b\xff\xc3(\xe2\x82(\xed\xa0\x80\xf4\x90\x80\x80\xc0\x80z\xe2\x82\xe2\x82\xac\xf0\x9f";
     char whole[256], piece[256], joined[256];
     size_t n = sizeof s - 1;
     kv_utf8_stream u = {0};
@@ -135,8 +154,11 @@ static void questions(void **state) {
     assert_string_equal(q.v[0].expected, "Ann|Anna");
     assert_string_equal(q.v[1].expected, "1887");
     kv_cli_questions_free(&q);
-    static const char *const bad[][2] = {{"Who?\tAnn\nWhen? 1887\n", "f.tsv:2: not 'question<TAB>expected'"}, {"Who?\t\n", "f.tsv:1: not 'question<TAB>expected'"},
-                                         {"\tx\n", "f.tsv:1: not 'question<TAB>expected'"}, {"# none\n", "f.tsv has no questions"}, {"", "f.tsv has no questions"}};
+    static const char *const bad[][2] = {{"Who?\tAnn\nWhen? 1887\n", "f.tsv:2: not 'question<TAB>expected'"},
+                                         {"Who?\t\n", "f.tsv:1: not 'question<TAB>expected'"},
+                                         {"\tx\n", "f.tsv:1: not 'question<TAB>expected'"},
+                                         {"# none\n", "f.tsv has no questions"},
+                                         {"", "f.tsv has no questions"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(kv_cli_questions_parse(kv_strndup(bad[i][0], 100), "f.tsv", &q, &err), KVIST_E_FORMAT);
         assert_string_equal(err.message, bad[i][1]);
@@ -161,9 +183,22 @@ static void cache_map(void **state) {
 
 static void closing_report(void **state) {
     (void)state;
-    kvist_report r = {.policy = "minikv,share=0.14", .tokens_seen = 6000, .tokens_stored = 900.5, .bytes_true = 1 << 20, .bytes_f16 = 8 << 20, .bytes_peak = 16 << 20,
-                      .share = 0.125, .mass_mean = 0.9, .mass_min = 0.7, .mass_min_layer = 3, .mass_min_head = 1, .mass_position = 5932,
-                      .prefill_seconds = 2, .prefill_tokens = 5932, .decode_seconds = 1, .decode_tokens = 68};
+    kvist_report r = {.policy = "minikv,share=0.14",
+                      .tokens_seen = 6000,
+                      .tokens_stored = 900.5,
+                      .bytes_true = 1 << 20,
+                      .bytes_f16 = 8 << 20,
+                      .bytes_peak = 16 << 20,
+                      .share = 0.125,
+                      .mass_mean = 0.9,
+                      .mass_min = 0.7,
+                      .mass_min_layer = 3,
+                      .mass_min_head = 1,
+                      .mass_position = 5932,
+                      .prefill_seconds = 2,
+                      .prefill_tokens = 5932,
+                      .decode_seconds = 1,
+                      .decode_tokens = 68};
     strcpy(r.share_note, "sinks and recent tokens take more");
     r.pages_by_format[0] = 1200;
     FILE *f = begin();
@@ -177,7 +212,9 @@ static void closing_report(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(tables),       cmocka_unit_test(long_cells), cmocka_unit_test(units),     cmocka_unit_test(json_lines),
-                                       cmocka_unit_test(utf8_streams), cmocka_unit_test(questions),  cmocka_unit_test(cache_map), cmocka_unit_test(closing_report)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tables),       cmocka_unit_test(long_cells),
+                                       cmocka_unit_test(units),        cmocka_unit_test(json_lines),
+                                       cmocka_unit_test(utf8_streams), cmocka_unit_test(questions),
+                                       cmocka_unit_test(cache_map),    cmocka_unit_test(closing_report)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -124,6 +124,41 @@ static void peak_of_a_prefill(void **state) {
     fixture_close(&deep);
 }
 
+/* A sliding window frees what no later row can see: stored tokens stay near the window while the text grows. */
+static void window_frees_pages(void **state) {
+    (void)state;
+    gen_spec g = fixture_spec();
+    g.window = 100;
+    fixture wf;
+    fixture_open(&wf, &g);
+    kvist_engine *e = fixture_engine(&wf, (kvist_engine_params){.threads = 2});
+    static const char *const policies[] = {"full", "full,format=q8"};
+    for (int i = 0; i < 2; i++) {
+        kvist_session *s = fixture_session(e, policies[i]), *t = fixture_session(e, policies[i]);
+        must_sync(s, ids, 900);
+        must_decode(s, ids, 900, 1200);
+        kvist_report r;
+        kvist_session_report(s, &r);
+        assert_true(r.tokens_stored >= 100 && r.tokens_stored < 100 + 64 + 16 + 28 + 64);
+        kv_error err;
+        if (!kv_seq_check(s->seq, &err)) fail_msg("%s", err.message);
+        must_truncate(s, 1000);
+        must_sync(t, ids, 900);
+        must_decode(t, ids, 900, 1000);
+        must_decode(s, ids, 1000, 1050);
+        must_decode(t, ids, 1000, 1050);
+        assert_true(logits_hash(&wf, s) == logits_hash(&wf, t));
+        kvist_session_close(&s);
+        kvist_session_close(&t);
+    }
+    kvist_session *s;
+    kvist_error err;
+    assert_int_equal(kvist_session_create(e, "minikv", &s, &err), KVIST_E_POLICY);
+    assert_non_null(strstr(err.message, "window"));
+    kvist_engine_close(&e);
+    fixture_close(&wf);
+}
+
 static void nothing_allocated_per_token(void **state) {
     (void)state;
     static const char *const policies[] = {"full", "full,format=q2s", "minikv", "kvcompress,rate=4,format=q2s"};
@@ -219,7 +254,7 @@ static void cancelled_prefill(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(reports_are_counts), cmocka_unit_test(shares_are_met), cmocka_unit_test(peak_of_a_prefill),
-                                       cmocka_unit_test(nothing_allocated_per_token), cmocka_unit_test(failed_allocations), cmocka_unit_test(small_budget),
+                                       cmocka_unit_test(window_frees_pages), cmocka_unit_test(nothing_allocated_per_token), cmocka_unit_test(failed_allocations), cmocka_unit_test(small_budget),
                                        cmocka_unit_test(cancelled_prefill)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

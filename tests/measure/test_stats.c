@@ -92,8 +92,10 @@ static void summaries(void **state) {
         kv_summary got = kv_measure_summary(v, n);
         assert_int_equal(got.n, n);
         assert_float_equal(got.mean, (double)(sum / n), 1e-12);
-        if (n > 1) assert_float_equal(got.stderr_mean, (double)sqrtl(squares / (n - 1) / n), 1e-12);
-        else assert_true(isnan(got.stderr_mean));
+        if (n > 1)
+            assert_float_equal(got.stderr_mean, (double)sqrtl(squares / (n - 1) / n), 1e-12);
+        else
+            assert_true(isnan(got.stderr_mean));
         /* Order statistic k by counting; the quantile lies between its neighbours, at the fraction. */
         for (int q = 0; q <= 100; q += 1) {
             double at = q / 100.0 * (double)(n - 1), want[2] = {0, 0};
@@ -137,6 +139,7 @@ static void facts(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(divergence), cmocka_unit_test(shifted), cmocka_unit_test(argmax), cmocka_unit_test(summaries), cmocka_unit_test(facts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(divergence), cmocka_unit_test(shifted),
+                                       cmocka_unit_test(argmax), cmocka_unit_test(summaries), cmocka_unit_test(facts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

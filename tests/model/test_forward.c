@@ -107,6 +107,21 @@ static void odd_heads(void **state) {
     assert_true(kl <= 1e-7);
 }
 
+/* Rows see the newest `window` positions only; pages wholly outside are freed, the edge page is masked. */
+static void sliding_window(void **state) {
+    (void)state;
+    static const uint32_t windows[] = {1, 5, 16, 33};
+    for (int i = 0; i < 4; i++)
+        for (uint32_t split = 1; split < N; split += 13) {
+            gen_spec g = gen_spec_default();
+            g.head_dim = 64;
+            g.window = windows[i];
+            g.seed = 61;
+            double kl = worst_kl(&g, 1, split);
+            if (!(kl <= 1e-7)) fail_msg("window %u, %u prompt rows: worst KL %.3g", windows[i], split, kl);
+        }
+}
+
 /* f32 products of decoded weights must match the oracle; 8-bit activations are allowed their rounding. */
 static void weight_types(void **state) {
     (void)state;
@@ -127,6 +142,6 @@ static void weight_types(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(architectures), cmocka_unit_test(rope_scalings), cmocka_unit_test(odd_heads), cmocka_unit_test(weight_types)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(architectures), cmocka_unit_test(rope_scalings), cmocka_unit_test(odd_heads), cmocka_unit_test(sliding_window), cmocka_unit_test(weight_types)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -263,7 +263,9 @@ static uint64_t bytes_of_plan(const setup *s, const model *m, const kv_plan *p) 
         for (uint32_t h = 0; h < la->n_streams; h++) {
             kv_stream *st = kv_seq_stream(seq, l, h);
             uint32_t ranked = kv_plan_keep(p, la->page_tokens, l, m->first[l] + h), tail = p->n_recent;
-            fill(seq, st, (p->n_sink + la->f16_tokens - 1) / la->f16_tokens, p->n_sink);
+            bool sealed = p->evict || p->n_candidates >= la->page_tokens; /* sinks wait for the first page */
+            if (sealed) fill(seq, st, (p->n_sink + la->f16_tokens - 1) / la->f16_tokens, p->n_sink);
+            if (!sealed) tail += p->n_sink;
             if (!p->evict) {
                 fill(seq, st, p->n_candidates / la->page_tokens, 0);
                 tail += p->n_candidates % la->page_tokens;

@@ -56,6 +56,7 @@ static kv_status put_rope(gen *g) {
     const char *scaling = s->rope_scaling;
     KV_TRY(arch_f32(g, "rope.freq_base", s->rope_base > 0 ? s->rope_base : 10000.0f));
     KV_TRY(arch_u32(g, "rope.dimension_count", s->head_dim));
+    if (s->window) KV_TRY(arch_u32(g, "attention.sliding_window", s->window));
     if (!scaling || !strcmp(scaling, "llama3"))
         return KVIST_OK; /* llama3: only the factors tensor, as the converter does */
     bool yarn = !strcmp(scaling, "yarn");

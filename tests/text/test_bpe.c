@@ -226,8 +226,11 @@ static void test_refusals(void **state) {
         assert_non_null(strstr(err.message, "merges[0]"));
     }
     assert_int_equal(kv_tokenizer_create_bpe("gpt-2", v.p, v.type, 0, NULL, 0, &t, &err), KVIST_E_FORMAT);
-    /* A byte without a token and no unknown token: an error with the byte, never a lost byte. */
+    /* A byte without a token: U+FFFD where it can be written, else an error that names the byte. */
     assert_int_equal(kv_tokenizer_create_bpe("gpt-2", v.p, v.type, 255, NULL, 0, &t, &err), KVIST_OK);
+    EXPECT_IDS(t, "a\xff", false, false, 'a', 0xef, 0xbf, 0xbd);
+    kv_tokenizer_free(&t);
+    assert_int_equal(kv_tokenizer_create_bpe("gpt-2", v.p, v.type, 128, NULL, 0, &t, &err), KVIST_OK);
     size_t n;
     assert_int_equal(kv_tokenizer_encode(t, "a\xff", 2, false, false, NULL, 0, &n, &err), KVIST_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "0xff"));

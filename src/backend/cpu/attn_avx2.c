@@ -35,10 +35,8 @@ VOP n16 n_u8(const uint8_t *p)
 }
 VOP v16 n_float(n16 x) { return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 VOP v16 v_u8(const uint8_t *p) { return n_float(n_u8(p)); }
-#define ROUND_ (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-VOP v16 v_round(v16 x) { return (v16){_mm256_round_ps(x.a, ROUND_), _mm256_round_ps(x.b, ROUND_)}; }
-VOP __m256 pow2_8(__m256 n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)); }
-VOP v16 v_pow2(v16 n) { return (v16){pow2_8(n.a), pow2_8(n.b)}; }
+VOP __m256 scale2_8(__m256 p, __m256 t) { return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23))); }
+VOP v16 v_scale2(v16 p, v16 t) { return (v16){scale2_8(p.a, t.a), scale2_8(p.b, t.b)}; }
 VOP v16 v_keep_ge(v16 x, float t, v16 p)
 {
     __m256 y = _mm256_set1_ps(t);
@@ -115,9 +113,12 @@ VOP v16 v_codes4(const uint8_t *p)
                          _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32((int)x[1]), by), mask)});
 }
 
-VOP void rank_query(const float *q, uint32_t n, const uint8_t *order, float *y)
+VOP v16 v_rank(const float *q, uint32_t n, const uint8_t *order)
 {
-    for (uint32_t r = 0; r < n; r++) y[r] = q[order[r]];
+    float y[16];
+    (void)n;
+    for (uint32_t r = 0; r < 16; r++) y[r] = q[order[r]];
+    return v_load(y);
 }
 
 /* Codes of one half of a tile: bit i of 32 is byte i. p: the low plane's half, planes 8 bytes apart. */

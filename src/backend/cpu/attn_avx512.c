@@ -29,8 +29,7 @@ VOP v16 v_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }
 VOP v16 v_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
 VOP n16 n_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)); }
 VOP v16 v_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(n_u8(p)); }
-VOP v16 v_round(v16 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-VOP v16 v_pow2(v16 n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)); }
+VOP v16 v_scale2(v16 p, v16 t) { return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23))); }
 VOP v16 v_keep_ge(v16 x, float t, v16 p) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(t), _CMP_GE_OQ), p); }
 VOP v16 v_keep(v16 x, int lo, int hi, float other)
 {
@@ -87,17 +86,15 @@ VOP v16 v_codes4(const uint8_t *p)
     return _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_permutexvar_epi32(at, x), by), table);
 }
 
-/* y[r] = q[order[r]]: two-source permutes over 32 channels at a time. */
-VOP void rank_query(const float *q, uint32_t n, const uint8_t *order, float *y)
+/* q[order[0..16)] of n channels: two-source permutes over 32 channels at a time. */
+VOP v16 v_rank(const float *q, uint32_t n, const uint8_t *order)
 {
-    for (uint32_t r = 0; r < n; r += 16) {
-        n16 at = n_u8(order + r), part = _mm512_srli_epi32(at, 5);
-        v16 x = _mm512_permutex2var_ps(v_load(q), at, v_load(q + 16));
-        for (uint32_t c = 32; c < n; c += 32)
-            x = _mm512_mask_mov_ps(x, _mm512_cmpeq_epi32_mask(part, _mm512_set1_epi32((int)(c / 32))),
-                                   _mm512_permutex2var_ps(v_load(q + c), at, v_load(q + c + 16)));
-        v_store(y + r, x);
-    }
+    n16 at = n_u8(order), part = _mm512_srli_epi32(at, 5);
+    v16 x = _mm512_permutex2var_ps(v_load(q), at, v_load(q + 16));
+    for (uint32_t c = 32; c < n; c += 32)
+        x = _mm512_mask_mov_ps(x, _mm512_cmpeq_epi32_mask(part, _mm512_set1_epi32((int)(c / 32))),
+                               _mm512_permutex2var_ps(v_load(q + c), at, v_load(q + c + 16)));
+    return x;
 }
 
 /* Groups of 8 codes as operands of vpdpbusd: the first four in dwords 0-7, the others in 8-15. wide[group][8 rows][64]. */
@@ -120,9 +117,10 @@ VOP __m512i plane_codes(const uint8_t *p, const int w)
     return v;
 }
 
-VOP void fold_store(int32_t *y, __m512i x)
+/* Two tiles' sums, halves folded, as one store: what is loaded as a vector later must have been stored as one. */
+VOP void fold_store(int32_t *y, __m512i a, __m512i b)
 {
-    _mm256_storeu_si256((__m256i *)(void *)y, _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)));
+    _mm512_storeu_si512(y, _mm512_add_epi32(_mm512_shuffle_i64x2(a, b, 0x44), _mm512_shuffle_i64x2(a, b, 0xee)));
 }
 
 VOP void plane_tiles(__m512i acc[4][8], const uint8_t *p, const int8_t *wide, const int w, const int nr, const int nt)
@@ -155,16 +153,16 @@ VOP void k_tiles(const kv_attn_page *a, const kv_attn_work *w, uint32_t t, size_
         }
         p += width * L->tokens;
     }
-    for (int i = 0; i < nt; i++)
-        for (int r = 0; r < nr; r++) fold_store(w->isum + (size_t)r * stride + 8 * (t + (uint32_t)i), acc[i][r]);
+    for (int i = 0; i < nt; i += 2)
+        for (int r = 0; r < nr; r++) fold_store(w->isum + (size_t)r * stride + 8 * (t + (uint32_t)i), acc[i][r], acc[i + 1][r]);
 }
 
 VOP void k_rows(const kv_attn_page *a, const kv_attn_work *w, size_t stride, const int nr)
 {
     const int nt = nr <= 4 ? 4 : 2;
-    uint32_t t = a->lo / 8, t1 = (a->hi + 7) / 8;
+    uint32_t t = a->lo / 16 * 2, t1 = (a->hi + 15) / 16 * 2; /* a tile past the last is read as codes of no token and not used */
     for (; t + (uint32_t)nt <= t1; t += (uint32_t)nt) k_tiles(a, w, t, stride, nr, nt);
-    for (; t < t1; t++) k_tiles(a, w, t, stride, nr, 1);
+    for (; t < t1; t += 2) k_tiles(a, w, t, stride, nr, 2);
 }
 
 /* isum[r][8 c ..] of nt channel tiles from c: sums over the token tiles of [lo, hi). */
@@ -177,8 +175,8 @@ VOP void v_tiles(const kv_attn_page *a, const kv_attn_work *w, uint32_t c, size_
     for (int i = 0; i < nt; i++)
         for (int r = 0; r < nr; r++) acc[i][r] = _mm512_setzero_si512();
     for (uint32_t t = a->lo / 8; t < t1; t++) plane_tiles(acc, p + (size_t)t * row, w->wide + (size_t)t * 512, bits, nr, nt);
-    for (int i = 0; i < nt; i++)
-        for (int r = 0; r < nr; r++) fold_store(w->isum + (size_t)r * stride + 8 * (c + (uint32_t)i), acc[i][r]);
+    for (int i = 0; i < nt; i += 2)
+        for (int r = 0; r < nr; r++) fold_store(w->isum + (size_t)r * stride + 8 * (c + (uint32_t)i), acc[i][r], acc[i + 1][r]);
 }
 
 VOP void v_bits_rows(const kv_attn_page *a, const kv_attn_work *w, size_t stride, const int bits, const int nr)

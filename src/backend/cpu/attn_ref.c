@@ -15,7 +15,7 @@ static float exp_ref(float x)
 {
     if (!(x >= KV_ATTN_EXP_MIN)) return 0.0f;
     if (x > KV_ATTN_EXP_MAX) x = KV_ATTN_EXP_MAX;
-    float n = rintf(x * 1.44269504088896341f);
+    float t = fmaf(x, 1.44269504088896341f, 12582912.0f), n = t - 12582912.0f; /* rounds to the nearest integer */
     float r = fmaf(n, -0.693359375f, x);
     r = fmaf(n, 2.12194440e-4f, r);
     float p = fmaf(1.9875691500e-4f, r, 1.3981999507e-3f);

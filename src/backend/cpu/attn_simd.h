@@ -2,22 +2,25 @@
 /*
  * The attention kernels over vectors of 16 floats, included once by each instruction set's file after it has defined:
  *   v16 (16 floats), n16 (16 int32), v_load v_store v_set v_pair(a, b: lanes 0-7, 8-15) v_add v_sub v_mul v_div v_min v_max
- *   v_fma(a, b, c) = a b + c, v_f16 (16 halves), v_u8 (16 bytes), v_round, v_pow2(n: integral floats), v_keep(x, lo, hi, other): lanes
+ *   v_fma(a, b, c) = a b + c, v_f16 (16 halves), v_u8 (16 bytes), v_scale2(p, t: p times 2 to the low bits of t), v_keep(x, lo, hi, other): lanes
  *   [lo, hi) of x, v_keep_ge(x, t, p): p where x >= t else 0, v_hmax, v_hsum (halves, quarters, ...: x[i] + x[i + 8] first), v_first,
  *   n_round(v16), n_float, n_mul, n_add, n_sub, n_set, n_zero, n_load, n_store, n_hsum, n_bytes(to int8), n_shr7, n_low7,
- *   v_codes2, v_codes4 (16 packed codes as floats), rank_query, ladder_k, ladder_v, TILE_NV (vectors of one register block).
+ *   v_codes2, v_codes4 (16 packed codes as floats), v_rank (16 of q's channels by rank), ladder_k, ladder_v, TILE_NV (vectors of one register block).
  * Owns the order of every sum. The integer path (LADDER) rounds exactly as attn_ref.c does, so that codes agree bit for bit.
  */
 #include <math.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define TILE_MR 6 /* rows of a register block: 6 x 4 sums, 4 keys, 1 query of 32 registers */
 
-/* exp by Cephes' expf: 2^n e^r, |r| <= ln 2 / 2, degree 5 in r beyond 1 + r; relative error below 1e-7, exp(0) = 1. */
+/* exp(x) for x <= KV_ATTN_EXP_MAX by Cephes' expf: 2^n e^r, |r| <= ln 2 / 2, degree 5 in r beyond 1 + r; relative error below 1e-7,
+ * exp(0) = 1. n comes out of the low bits of x log2(e) + 1.5 2^23 and is added to the exponent; lanes below the least x are garbage
+ * until the end and then 0. */
 INLINE v16 v_exp(v16 x)
 {
-    v16 y = v_min(v_max(x, v_set(KV_ATTN_EXP_MIN)), v_set(KV_ATTN_EXP_MAX));
-    v16 n = v_round(v_mul(y, v_set(1.44269504088896341f)));
-    v16 r = v_fma(n, v_set(-0.693359375f), y);
+    const v16 magic = v_set(12582912.0f);
+    v16 t = v_fma(x, v_set(1.44269504088896341f), magic), n = v_sub(t, magic);
+    v16 r = v_fma(n, v_set(-0.693359375f), x);
     r = v_fma(n, v_set(2.12194440e-4f), r);
     v16 p = v_fma(v_set(1.9875691500e-4f), r, v_set(1.3981999507e-3f));
     p = v_fma(p, r, v_set(8.3334519073e-3f));
@@ -25,32 +28,41 @@ INLINE v16 v_exp(v16 x)
     p = v_fma(p, r, v_set(1.6666665459e-1f));
     p = v_fma(p, r, v_set(5.0000001201e-1f));
     p = v_add(v_fma(p, v_mul(r, r), r), v_set(1.0f));
-    return v_keep_ge(x, KV_ATTN_EXP_MIN, v_mul(p, v_pow2(n)));
+    return v_keep_ge(x, KV_ATTN_EXP_MIN, v_scale2(p, t));
 }
 
-/* Scores s[16 g0 .. 16 g1), of which [lo, hi) count, become exp(s - m'); returns exp(m - m'), the factor of what was there before. */
-INLINE float softmax_row(float *s, uint32_t lo, uint32_t hi, float *m, float *l)
+/* For nq rows of scores, `stride` floats apart, of whose vectors [lo, hi) count: they become exp(s - m'), m and l move on, and keep =
+ * exp(m - m') is the factor of what was there before. The rows go side by side: one alone waits for its reductions. */
+INLINE void softmax_rows(float *s, size_t stride, uint32_t lo, uint32_t hi, float *m, float *l, float *keep, const int nq)
 {
-    uint32_t g0 = lo / 16, g1 = (hi + 15) / 16;
-    if (lo & 15) v_store(s + 16 * g0, v_keep(v_load(s + 16 * g0), (int)(lo & 15), 16, -INFINITY));
-    if (hi & 15) v_store(s + 16 * g1 - 16, v_keep(v_load(s + 16 * g1 - 16), 0, (int)(hi & 15), -INFINITY));
-    v16 mx = v_load(s + 16 * g0);
-    for (uint32_t g = g0 + 1; g < g1; g++) mx = v_max(mx, v_load(s + 16 * g));
-    float top = v_hmax(mx), before = *m, now = before > top ? before : top, base = now == -INFINITY ? 0.0f : now;
-    float keep = v_first(v_exp(v_set(before - base)));
-    v16 sum = v_set(0.0f), b = v_set(base);
-    for (uint32_t g = g0; g < g1; g++) {
-        v16 p = v_exp(v_sub(v_load(s + 16 * g), b));
-        v_store(s + 16 * g, p);
-        sum = v_add(sum, p);
+    uint32_t g0 = lo / 16 * 16, g1 = (hi + 15) / 16 * 16;
+    v16 top[TILE_MR], base[TILE_MR], sum[TILE_MR];
+    for (int q = 0; q < nq; q++) {
+        float *x = s + (size_t)q * stride;
+        if (lo & 15) v_store(x + g0, v_keep(v_load(x + g0), (int)(lo & 15), 16, -INFINITY));
+        if (hi & 15) v_store(x + g1 - 16, v_keep(v_load(x + g1 - 16), 0, (int)(hi & 15), -INFINITY));
+        top[q] = v_load(x + g0);
+        sum[q] = v_set(0.0f);
     }
-    *l = *l * keep + v_hsum(sum);
-    *m = now;
-    return keep;
+    for (uint32_t g = g0 + 16; g < g1; g += 16)
+        for (int q = 0; q < nq; q++) top[q] = v_max(top[q], v_load(s + (size_t)q * stride + g));
+    for (int q = 0; q < nq; q++) {
+        float most = v_hmax(top[q]), before = m[q], now = before > most ? before : most, from = now == -INFINITY ? 0.0f : now;
+        base[q] = v_set(from);
+        keep[q] = v_first(v_exp(v_set(before - from)));
+        m[q] = now;
+    }
+    for (uint32_t g = g0; g < g1; g += 16)
+        for (int q = 0; q < nq; q++) {
+            float *x = s + (size_t)q * stride + g;
+            v16 p = v_exp(v_sub(v_load(x), base[q]));
+            v_store(x, p);
+            sum[q] = v_add(sum[q], p);
+        }
+    for (int q = 0; q < nq; q++) l[q] = l[q] * keep[q] + v_hsum(sum[q]);
 }
 
 /* ------------------------------------------------------------------ tiles */
-#define TILE_MR 6
 
 /* acc[i][j] += sum_c a[i][c] b[c][16 j..], c ascending. */
 INLINE void multiply(v16 acc[TILE_MR][TILE_NV], const float *const *a, uint32_t kdim, const float *b, size_t ldb, const int mr, const int nv)
@@ -97,8 +109,8 @@ INLINE void tile_rows(const kv_attn_tile *t, uint32_t i0, const int mr)
         float *s = t->s + 64 * i;
         if (lo > 0 || hi < 64)
             for (int j = 0; j < 64; j += 16) v_store(s + j, v_keep(v_load(s + j), (int)lo - j, (int)hi - j, -INFINITY));
-        keep[i] = softmax_row(s, 0, 64, &t->m[r], &t->l[r]);
     }
+    softmax_rows(t->s, 64, 0, 64, t->m + i0, t->l + i0, keep, mr);
     uint32_t col = 0;
     for (; col + 16 * TILE_NV <= t->dvp; col += 16 * TILE_NV) tile_values(t, i0, col, p, keep, mr, TILE_NV);
     for (; col < t->dvp; col += 16) tile_values(t, i0, col, p, keep, mr, 1);
@@ -125,7 +137,7 @@ INLINE void cols_rows(const kv_attn_cols *c, uint32_t i0, const int mr)
             v16 lse = v_set(-c->lse[r]), scale = v_set(c->scale);
             for (int j = 0; j < TILE_NV; j++) {
                 int at = col + 16 * j;
-                v16 p = v_keep(v_exp(v_fma(acc[i][j], scale, lse)), (int)c->lo[r] - at, (int)c->hi[r] - at, 0.0f);
+                v16 p = v_keep(v_exp(v_min(v_fma(acc[i][j], scale, lse), v_set(KV_ATTN_EXP_MAX))), (int)c->lo[r] - at, (int)c->hi[r] - at, 0.0f);
                 if (c->use[r] & KV_ATTN_SUM) v_store(c->sums + at, v_add(v_load(c->sums + at), c->square ? v_mul(p, p) : p));
                 if (c->use[r] & KV_ATTN_MASS) v_store(c->mass + at, v_add(v_load(c->mass + at), p));
             }
@@ -169,17 +181,20 @@ INLINE void page_values(const kv_attn_page *a, const kv_attn_work *w, uint32_t q
             v16 o = v_mul(v_load(a->o + (q0 + (uint32_t)q) * a->o_stride + col + 16 * j), v_set(keep[q]));
             acc[q][j] = src == SRC_U8 ? v_add(o, v_set(add[q])) : o;
         }
-    const float *p = src == SRC_U8 ? w->weighted : w->scores;
-    uint32_t shift = kv_formats[L->vf].group == 16 ? 4 : 5;
-    for (uint32_t t = a->lo; t < a->hi; t++, row += source_bytes(L->dvp, src)) {
+    const float *p = (src == SRC_U8 ? w->weighted : w->scores) + a->lo;
+    const uint32_t n = a->hi - a->lo, step = source_bytes(L->dvp, src), groups = L->v_groups, shift = kv_formats[L->vf].group == 16 ? 4 : 5;
+    const float *ga = w->group_a + (size_t)a->lo * groups + (col >> shift), *gb = w->group_b + (size_t)a->lo * groups + (col >> shift);
+    const size_t slots = w->slots;
+    uint32_t at[4];
+    for (uint32_t j = 0; j < 4; j++) at[j] = ((col + 16 * j) >> shift) - (col >> shift);
+    for (uint32_t t = 0; t < n; t++, row += step, ga += groups, gb += groups) {
         v16 x[4];
         for (int j = 0; j < nv; j++) {
-            uint32_t c = col + 16u * (uint32_t)j, group = t * L->v_groups + (c >> shift);
-            x[j] = source(row, c, src);
-            if (src == SRC_2BIT || src == SRC_4BIT) x[j] = v_fma(x[j], v_set(w->group_a[group]), v_set(w->group_b[group]));
+            x[j] = source(row, col + 16u * (uint32_t)j, src);
+            if (src == SRC_2BIT || src == SRC_4BIT) x[j] = v_fma(x[j], v_set(ga[at[j]]), v_set(gb[at[j]]));
         }
         for (int q = 0; q < nq; q++) {
-            v16 y = v_set(p[(uint32_t)q * w->slots + t]);
+            v16 y = v_set(p[(uint32_t)q * slots + t]);
             for (int j = 0; j < nv; j++) acc[q][j] = v_fma(y, x[j], acc[q][j]);
         }
     }
@@ -212,7 +227,7 @@ INLINE void f16_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const
     float keep[KV_ATTN_QBLOCK];
     for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16)
         page_scores(a->data + L->k_off, L->tokens, L->dkp, t, a->q + q0 * a->q_stride, a->q_stride, bias, w->scores, w->slots, SRC_F16, nq);
-    for (int q = 0; q < nq; q++) keep[q] = softmax_row(w->scores + (uint32_t)q * w->slots, a->lo, a->hi, &a->m[q0 + (uint32_t)q], &a->l[q0 + (uint32_t)q]);
+    softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
     uint32_t col = 0;
     for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, NULL, SRC_F16, nq, 4);
     for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, NULL, SRC_F16, nq, 1);
@@ -237,9 +252,9 @@ INLINE void q8_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const 
     for (int q = 0; q < nq; q++) bias[q] = fold_scale(a->q + (q0 + (uint32_t)q) * a->q_stride, w->k_scale, w->k_mid, L->dkp, w->qs + (uint32_t)q * w->d);
     for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16)
         page_scores(a->data + L->k_off, L->tokens, L->dkp, t, w->qs, w->d, bias, w->scores, w->slots, SRC_U8, nq);
+    softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
     for (int q = 0; q < nq; q++) {
         float *p = w->scores + (uint32_t)q * w->slots, *pw = w->weighted + (uint32_t)q * w->slots;
-        keep[q] = softmax_row(p, a->lo, a->hi, &a->m[q0 + (uint32_t)q], &a->l[q0 + (uint32_t)q]);
         v16 sum = v_set(0.0f);
         for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16) {
             v16 x = v_load(p + t);
@@ -295,7 +310,7 @@ INLINE void group_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, con
         for (uint32_t t = t0; t < t0 + g && t < a->hi; t += 16)
             page_scores(a->data + L->k_off, L->tokens, L->dkp, t, w->qs, w->d, bias, w->scores, w->slots, src, nq);
     }
-    for (int q = 0; q < nq; q++) keep[q] = softmax_row(w->scores + (uint32_t)q * w->slots, a->lo, a->hi, &a->m[q0 + (uint32_t)q], &a->l[q0 + (uint32_t)q]);
+    softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
     uint32_t col = 0;
     for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, NULL, src, nq, 4);
     for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, NULL, src, nq, 1);
@@ -349,24 +364,33 @@ INLINE void ladder_scales(const kv_attn_page *a, kv_attn_work *w)
     for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16) v_store(w->token_a + t, v_bits(n_add(n_shl19(n_u8(a->data + L->a_off + t)), n_set((int)bias))));
 }
 
-/* Codes of x[from, to) (multiples of 16) with largest |x| = top: rows[0] the value, or rows[0], rows[1] its two halves. Returns the step
- * (0 when all is 0); *total = sum of code times levels (levels NULL: 1). */
-INLINE float make_codes(const float *x, uint32_t from, uint32_t to, float top, const float limit, const bool wide, const int32_t *levels, int8_t *row, size_t stride, int32_t *total)
-{
-    bool empty = !(top > KV_ATTN_TINY);
-    v16 inv = v_set(empty ? 0.0f : limit / top);
-    n16 sum = n_zero();
-    for (uint32_t i = from; i < to; i += 16) {
-        n16 c = n_round(v_mul(v_load(x + i), inv));
-        sum = n_add(sum, levels ? n_mul(c, n_load(levels + i)) : c);
-        n_bytes(row + i, wide ? n_shr7(c) : c);
-        if (wide) n_bytes(row + stride + i, n_low7(c));
-    }
-    *total = n_hsum(sum);
-    return empty ? 0.0f : top / limit;
-}
-
 INLINE v16 v_abs(v16 x) { return v_max(x, v_sub(v_set(0.0f), x)); }
+
+/* Codes of nq rows x[q][from, to) (multiples of 16) with largest |x| = top[q]: one row of codes each, or two rows of halves. Writes the steps
+ * (0 where all is 0) and total[q] = sum of code times levels (NULL: 1). */
+INLINE void make_codes(const float *x, size_t x_stride, uint32_t from, uint32_t to, const v16 *top, const float limit, const bool wide,
+                       const int32_t *levels, int8_t *codes, size_t stride, float *step, int32_t *total, const int nq)
+{
+    v16 inv[KV_ATTN_QBLOCK];
+    n16 sum[KV_ATTN_QBLOCK];
+    int8_t *row[KV_ATTN_QBLOCK];
+    for (int q = 0; q < nq; q++) {
+        float most = v_hmax(top[q]);
+        bool empty = !(most > KV_ATTN_TINY);
+        step[q] = empty ? 0.0f : most / limit;
+        inv[q] = v_set(empty ? 0.0f : limit / most);
+        sum[q] = n_zero();
+        row[q] = codes + (size_t)q * (wide ? 2 : 1) * stride;
+    }
+    for (uint32_t i = from; i < to; i += 16)
+        for (int q = 0; q < nq; q++) {
+            n16 c = n_round(v_mul(v_load(x + (size_t)q * x_stride + i), inv[q]));
+            sum[q] = n_add(sum[q], levels ? n_mul(c, n_load(levels + i)) : c);
+            n_bytes(row[q] + i, wide ? n_shr7(c) : c);
+            if (wide) n_bytes(row[q] + stride + i, n_low7(c));
+        }
+    for (int q = 0; q < nq; q++) total[q] = n_hsum(sum[q]);
+}
 
 /* 2 sum(code x value) - levels x sum(value), from integer sums by row. */
 INLINE v16 centred(const int32_t *row, size_t stride, uint32_t i, const bool wide, n16 total)
@@ -376,54 +400,73 @@ INLINE v16 centred(const int32_t *row, size_t stride, uint32_t i, const bool wid
     return n_float(n_sub(s, total));
 }
 
+/* Query codes: rank order, channel scales folded in. */
+INLINE void ladder_queries(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, size_t stride, float *step, float *bias, int32_t *total, const int nq, const bool wide)
+{
+    const kv_page_layout *L = a->layout;
+    v16 top[KV_ATTN_QBLOCK], sum[KV_ATTN_QBLOCK];
+    for (int q = 0; q < nq; q++) top[q] = sum[q] = v_set(0.0f);
+    for (uint32_t r = 0; r < L->dkp; r += 16) {
+        v16 scale_r = v_load(w->k_scale + r), mid_r = v_load(w->k_mid + r);
+        for (int q = 0; q < nq; q++) {
+            v16 x = v_rank(a->q + (q0 + (uint32_t)q) * a->q_stride, L->dkp, a->data + L->k_order_off + r), y = v_mul(x, scale_r);
+            sum[q] = v_fma(x, mid_r, sum[q]);
+            top[q] = v_max(top[q], v_abs(y));
+            v_store(w->qs + (uint32_t)q * w->d + r, y);
+        }
+    }
+    for (int q = 0; q < nq; q++) bias[q] = v_hsum(sum[q]);
+    make_codes(w->qs, w->d, 0, L->dkp, top, wide ? KV_ATTN_Q16_MAX : KV_ATTN_Q8_MAX, wide, w->k_levels, w->codes, stride, step, total, nq);
+}
+
+/* Probability codes: token scales folded in; sum[q] of p a. */
+INLINE void ladder_weights(const kv_attn_page *a, kv_attn_work *w, size_t stride, float *step, float *sum, int32_t *total, const int nq, const bool wide)
+{
+    uint32_t t0 = a->lo & ~15u, t1 = (a->hi + 15u) & ~15u;
+    v16 top[KV_ATTN_QBLOCK], f[KV_ATTN_QBLOCK];
+    for (int q = 0; q < nq; q++) top[q] = f[q] = v_set(0.0f);
+    for (uint32_t t = t0; t < t1; t += 16) {
+        v16 x = v_load(w->token_a + t);
+        for (int q = 0; q < nq; q++) {
+            v16 p = v_mul(v_load(w->scores + (uint32_t)q * w->slots + t), x);
+            v_store(w->weighted + (uint32_t)q * w->slots + t, p);
+            top[q] = v_max(top[q], p);
+            f[q] = v_add(f[q], p);
+        }
+    }
+    for (int q = 0; q < nq; q++) sum[q] = v_hsum(f[q]);
+    make_codes(w->weighted, w->slots, t0, t1, top, wide ? KV_ATTN_P16_MAX : KV_ATTN_Q8_MAX, wide, NULL, w->codes, stride, step, total, nq);
+}
+
 INLINE void ladder_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const int nq, const bool kwide, const bool vwide)
 {
     const kv_page_layout *L = a->layout;
-    uint32_t stride = w->slots > w->d ? w->slots : w->d, t0 = a->lo & ~15u, t1 = (a->hi + 15u) & ~15u;
-    int kr = kwide ? 2 : 1, vr = vwide ? 2 : 1, any = 0;
+    uint32_t stride = w->slots > w->d ? w->slots : w->d;
     float step[KV_ATTN_QBLOCK], bias[KV_ATTN_QBLOCK], keep[KV_ATTN_QBLOCK], sum[KV_ATTN_QBLOCK];
     int32_t total[KV_ATTN_QBLOCK];
-    for (int q = 0; q < nq; q++) {
-        float *qs = w->qs + (uint32_t)q * w->d;
-        rank_query(a->q + (q0 + (uint32_t)q) * a->q_stride, L->dkp, a->data + L->k_order_off, qs);
-        bias[q] = fold_scale(qs, w->k_scale, w->k_mid, L->dkp, qs);
-        v16 top = v_set(0.0f);
-        for (uint32_t c = 0; c < L->dkp; c += 16) top = v_max(top, v_abs(v_load(qs + c)));
-        step[q] = 0.5f * make_codes(qs, 0, L->dkp, v_hmax(top), kwide ? KV_ATTN_Q16_MAX : KV_ATTN_Q8_MAX, kwide, w->k_levels,
-                                    w->codes + (uint32_t)(q * kr) * stride, stride, &total[q]);
-    }
-    ladder_k(a, w, stride, nq * kr);
-    for (int q = 0; q < nq; q++) {
-        const int32_t *is = w->isum + (uint32_t)(q * kr) * stride;
-        float *s = w->scores + (uint32_t)q * w->slots, *pw = w->weighted;
-        for (uint32_t t = t0; t < t1; t += 16) v_store(s + t, v_fma(centred(is, stride, t, kwide, n_set(total[q])), v_set(step[q]), v_set(bias[q])));
-        keep[q] = softmax_row(s, a->lo, a->hi, &a->m[q0 + (uint32_t)q], &a->l[q0 + (uint32_t)q]);
-        v16 top = v_set(0.0f), f = v_set(0.0f);
-        for (uint32_t t = t0; t < t1; t += 16) {
-            v16 p = v_mul(v_load(s + t), v_load(w->token_a + t));
-            v_store(pw + t, p);
-            top = v_max(top, p);
-            f = v_add(f, p);
+    ladder_queries(a, w, q0, stride, step, bias, total, nq, kwide);
+    ladder_k(a, w, stride, nq * (kwide ? 2 : 1));
+    for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16)
+        for (int q = 0; q < nq; q++) {
+            v16 s = centred(w->isum + (uint32_t)q * (kwide ? 2 : 1) * stride, stride, t, kwide, n_set(total[q]));
+            v_store(w->scores + (uint32_t)q * w->slots + t, v_fma(s, v_set(0.5f * step[q]), v_set(bias[q])));
         }
-        sum[q] = v_hsum(f);
-        step[q] = 0.5f * make_codes(pw, t0, t1, v_hmax(top), vwide ? KV_ATTN_P16_MAX : KV_ATTN_Q8_MAX, vwide, NULL,
-                                    w->codes + (uint32_t)(q * vr) * stride, stride, &total[q]);
-        total[q] *= (int32_t)((1u << L->v_bits) - 1);
-        any |= step[q] > 0.0f;
-    }
-    if (any) ladder_v(a, w, stride, nq * vr);
-    for (int q = 0; q < nq; q++) {
-        const int32_t *is = w->isum + (uint32_t)(q * vr) * stride;
-        float *o = a->o + (q0 + (uint32_t)q) * a->o_stride;
-        for (uint32_t c = 0; c < L->dvp; c += 16) {
-            v16 x = v_mul(v_load(o + c), v_set(keep[q]));
+    softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
+    ladder_weights(a, w, stride, step, sum, total, nq, vwide);
+    bool any = false;
+    for (int q = 0; q < nq; q++) any |= step[q] > 0.0f;
+    if (any) ladder_v(a, w, stride, nq * (vwide ? 2 : 1));
+    for (uint32_t c = 0; c < L->dvp; c += 16)
+        for (int q = 0; q < nq; q++) {
+            float *o = a->o + (q0 + (uint32_t)q) * a->o_stride + c;
+            v16 x = v_mul(v_load(o), v_set(keep[q]));
             if (step[q] > 0.0f) {
-                v16 d = v_mul(centred(is, stride, c, vwide, n_set(total[q])), v_set(step[q]));
+                n16 all = n_set(total[q] * (int32_t)((1u << L->v_bits) - 1));
+                v16 d = v_mul(centred(w->isum + (uint32_t)q * (vwide ? 2 : 1) * stride, stride, c, vwide, all), v_set(0.5f * step[q]));
                 x = v_add(x, v_fma(v_load(w->v_scale + c), d, v_mul(v_load(w->v_mid + c), v_set(sum[q]))));
             }
-            v_store(o + c, x);
+            v_store(o, x);
         }
-    }
 }
 
 INLINE void ladder_8_8(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const int nq) { ladder_block(a, w, q0, nq, false, false); }

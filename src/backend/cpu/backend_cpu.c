@@ -70,7 +70,8 @@ kv_status kv_backend_cpu_open(int level, kv_backend **out, kv_error *err) {
     *out = NULL;
     if (level < -1 || level >= KV_CPU_LEVELS) KV_FAIL(err, ARG, "CPU level %d does not exist", level);
     if (level > best)
-        KV_FAIL(err, UNSUPPORTED, "CPU level %s is not available here; the best is %s", kv_cpu_level_name(level), kv_cpu_level_name(best));
+        KV_FAIL(err, UNSUPPORTED, "CPU level %s is not available here; the best is %s", kv_cpu_level_name(level),
+                kv_cpu_level_name(best));
     if (level < 0) level = best;
     kv_cpu_backend *be = kv_calloc(1, sizeof *be);
     if (!be) KV_FAIL(err, MEMORY, "CPU backend");

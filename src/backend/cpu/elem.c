@@ -48,7 +48,9 @@ static void run_rows(kv_exec *ex_, elem_job *j, size_t values) {
     kv_threads_run(serial ? NULL : ex->threads, run_item, j, (j->rows + j->rows_per_item - 1) / j->rows_per_item);
 }
 
-static void rmsnorm_row(const elem_job *j, uint32_t r) { j->kn->rmsnorm(j->a + (size_t)r * j->n, j->b, j->eps, j->n, j->y + (size_t)r * j->n); }
+static void rmsnorm_row(const elem_job *j, uint32_t r) {
+    j->kn->rmsnorm(j->a + (size_t)r * j->n, j->b, j->eps, j->n, j->y + (size_t)r * j->n);
+}
 
 void kv_cpu_rmsnorm(kv_exec *ex, const float *x, const float *weight, float eps, uint32_t rows, uint32_t n, float *y) {
     elem_job j = {.row = rmsnorm_row, .rows = rows, .n = n, .a = x, .b = weight, .eps = eps, .y = y};
@@ -58,10 +60,12 @@ void kv_cpu_rmsnorm(kv_exec *ex, const float *x, const float *weight, float eps,
 static void rope_row(const elem_job *j, uint32_t r) {
     const kv_rope *t = j->rope;
     size_t at = (size_t)j->positions[r] * (t->n_rot / 2);
-    for (uint32_t h = 0; h < j->heads; h++) j->kn->rope(j->y + ((size_t)r * j->heads + h) * j->n, t->cos + at, t->sin + at, t->n_rot, t->neox);
+    for (uint32_t h = 0; h < j->heads; h++)
+        j->kn->rope(j->y + ((size_t)r * j->heads + h) * j->n, t->cos + at, t->sin + at, t->n_rot, t->neox);
 }
 
-void kv_cpu_rope(kv_exec *ex, const kv_rope *rope, float *x, uint32_t rows, uint32_t heads, uint32_t d, const uint32_t *positions) {
+void kv_cpu_rope(kv_exec *ex, const kv_rope *rope, float *x, uint32_t rows, uint32_t heads, uint32_t d,
+                 const uint32_t *positions) {
     assert(rope->n_rot <= d && rope->n_rot % 2 == 0);
     elem_job j = {.row = rope_row, .rows = rows, .n = d, .heads = heads, .rope = rope, .positions = positions, .y = x};
     run_rows(ex, &j, (size_t)heads * d);
@@ -85,8 +89,19 @@ static void f16_row(const elem_job *j, uint32_t r) {
     }
 }
 
-void kv_cpu_kv_to_f16(kv_exec *ex, const float *k, const float *v, uint32_t rows, uint32_t n_kv, uint32_t dk, uint32_t dv, uint32_t row0, size_t head_stride, uint16_t *kf, uint16_t *vf) {
-    elem_job j = {.row = f16_row, .rows = rows, .heads = n_kv, .dk = dk, .dv = dv, .row0 = row0, .head_stride = head_stride, .a = k, .b = v, .kf = kf, .vf = vf};
+void kv_cpu_kv_to_f16(kv_exec *ex, const float *k, const float *v, uint32_t rows, uint32_t n_kv, uint32_t dk,
+                      uint32_t dv, uint32_t row0, size_t head_stride, uint16_t *kf, uint16_t *vf) {
+    elem_job j = {.row = f16_row,
+                  .rows = rows,
+                  .heads = n_kv,
+                  .dk = dk,
+                  .dv = dv,
+                  .row0 = row0,
+                  .head_stride = head_stride,
+                  .a = k,
+                  .b = v,
+                  .kf = kf,
+                  .vf = vf};
     run_rows(ex, &j, (size_t)n_kv * (dk + dv));
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Elementwise operations on rows of f32: the kernel table.
- * Owns: signatures. Must not know: threads. Every kernel is the same C (elem_body.h) compiled once per level, with explicit fmaf and no
- * contraction, so all levels give the same bits.
+ * Owns: signatures. Must not know: threads. Every kernel is the same C (elem_body.h) compiled once per level, with
+ * explicit fmaf and no contraction, so all levels give the same bits.
  */
 #ifndef KV_BACKEND_CPU_ELEM_H
 #define KV_BACKEND_CPU_ELEM_H
@@ -11,7 +11,8 @@
 
 struct kv_elem_kernels {
     const char *name;
-    /* y[n] = x / sqrt(mean(x^2) + eps) * weight; sum of squares in 16 stripes of ascending i, then halves added (8, 4, 2, 1). */
+    /* y[n] = x / sqrt(mean(x^2) + eps) * weight; sum of squares in 16 stripes of ascending i, then halves added (8, 4,
+     * 2, 1). */
     void (*rmsnorm)(const float *x, const float *weight, float eps, uint32_t n, float *y);
     /* One head x[n_rot], cos/sin[n_rot/2], in place. */
     void (*rope)(float *x, const float *cos, const float *sin, uint32_t n_rot, bool neox);

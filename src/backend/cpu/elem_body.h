@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The elementwise kernels' text, included once per level by elem_<level>.c, which defines ELEM_TABLE (the table's name) and ELEM_NAME
- * and may define ELEM_F16_8(x, y) (eight f32 to f16 by the CPU). The compiler vectorizes the loops; without -ffast-math and with
- * contraction off it may not change a bit.
+ * The elementwise kernels' text, included once per level by elem_<level>.c, which defines ELEM_TABLE (the table's name)
+ * and ELEM_NAME and may define ELEM_F16_8(x, y) (eight f32 to f16 by the CPU). The compiler vectorizes the loops;
+ * without -ffast-math and with contraction off it may not change a bit.
  */
 #include <math.h>
 
@@ -21,7 +21,8 @@ static void rmsnorm(const float *x, const float *weight, float eps, uint32_t n, 
     for (i = 0; i < n; i++) y[i] = (x[i] * scale) * weight[i];
 }
 
-static void rope_neox(float *restrict a, float *restrict b, const float *restrict cos, const float *restrict sin, uint32_t half) {
+static void rope_neox(float *restrict a, float *restrict b, const float *restrict cos, const float *restrict sin,
+                      uint32_t half) {
     for (uint32_t i = 0; i < half; i++) {
         float x0 = a[i], x1 = b[i];
         a[i] = x0 * cos[i] - x1 * sin[i];
@@ -41,14 +42,15 @@ static void rope(float *x, const float *cos, const float *sin, uint32_t n_rot, b
     }
 }
 
-/* e^x for |x| <= 87 (clamped), about 1 ulp: x = n ln2 + r, |r| <= ln2 / 2, a polynomial of degree 7 in r (Taylor: the remainder
- * r^8/8! is under 6e-9), times 2^n by exponent bits. Rounding to n by adding 1.5 * 2^23 leaves n in the low mantissa bits. */
+/* e^x for |x| <= 87 (clamped), about 1 ulp: x = n ln2 + r, |r| <= ln2 / 2, a polynomial of degree 7 in r (Taylor: the
+ * remainder r^8/8! is under 6e-9), times 2^n by exponent bits. Rounding to n by adding 1.5 * 2^23 leaves n in the low
+ * mantissa bits. */
 static inline float exp_clamped(float x) {
     const float magic = 12582912.0f, top = 87.0f;
     x = x > top ? top : x;
     x = x < -top ? -top : x;
     float t = fmaf(x, 1.44269504088896341f, magic), n = t - magic;
-    float r = fmaf(n, -0.693359375f, x);  /* ln2 in two parts, the first of 9 bits: n times it is exact */
+    float r = fmaf(n, -0.693359375f, x); /* ln2 in two parts, the first of 9 bits: n times it is exact */
     r = fmaf(n, 2.12194440e-4f, r);
     float p = 1.0f / 5040;
     p = fmaf(p, r, 1.0f / 720);
@@ -73,8 +75,10 @@ static void silu_mul(const float *gate, const float *up, size_t n, float *y) {
             memcpy(u, up + i, bytes);
         }
         for (int j = 0; j < 16; j++) g[j] = g[j] / (1.0f + exp_clamped(-g[j])) * u[j];
-        if (n - i >= 16) memcpy(y + i, g, sizeof g);
-        else memcpy(y + i, g, bytes);
+        if (n - i >= 16)
+            memcpy(y + i, g, sizeof g);
+        else
+            memcpy(y + i, g, bytes);
     }
 }
 

@@ -32,11 +32,12 @@ kv_status kv_encode_exec_init(kv_cpu_exec *ex, kv_error *err) {
     uint32_t threads = kv_threads_count(ex->threads);
     encode_scratch *s = kv_calloc(1, sizeof *s);
     if (!s) KV_FAIL(err, MEMORY, "no memory for the page encoder");
-    s->bytes = kv_encode_scratch_bound(ex->params.page_bytes, ex->params.max_head_dim);
-    s->base = kv_malloc64(s->bytes * threads);
+    size_t bytes = kv_encode_scratch_bound(ex->params.page_bytes, ex->params.max_head_dim);
+    s->bytes = bytes;
+    s->base = kv_malloc64(bytes * threads);
     if (!s->base) {
         kv_free(s);
-        KV_FAIL(err, MEMORY, "no memory for the page encoder: %zu bytes for each of %u threads", s->bytes, threads);
+        KV_FAIL(err, MEMORY, "no memory for the page encoder: %zu bytes for each of %u threads", bytes, threads);
     }
     ex->encode_scratch = s;
     return KVIST_OK;

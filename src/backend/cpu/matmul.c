@@ -2,8 +2,8 @@
 /*
  * Splits matrix products into work items and runs the level's kernels; embedding rows.
  * Owns: the matmul section's scratch, the split of work over threads. Must not know: instruction sets.
- * Invariants: nothing is allocated after kv_matmul_exec_init; which thread takes an item changes no bit, since an output lane is
- * always summed by one thread in ascending k.
+ * Invariants: nothing is allocated after kv_matmul_exec_init; which thread takes an item changes no bit, since an
+ * output lane is always summed by one thread in ascending k.
  */
 #include "backend/cpu/matmul.h"
 
@@ -18,12 +18,16 @@
 #define RANGE_K 256u
 /* Rows an item: a multiple of 6; large enough that unpacking a pair (about two rows' work) is under 2 %. */
 #define ITEM_ROWS 192u
-/* Items a thread: dynamic balance against noise, while an item stays well above the cost of taking one (about 50 ns). */
+/* Items a thread: dynamic balance against noise, while an item stays well above the cost of taking one (about 50 ns).
+ */
 #define ITEMS_PER_THREAD 8u
 /* Fewer rows are quantized by the caller: less than the cost of waking the threads once more. */
 #define SERIAL_QUANT_ROWS 4u
 
-typedef struct mm_thread { uint8_t *rec; float *acc; } mm_thread;
+typedef struct mm_thread {
+    uint8_t *rec;
+    float *acc;
+} mm_thread;
 
 typedef struct mm_scratch {
     uint8_t *memory, *act;
@@ -100,13 +104,22 @@ static void quantize_tile(void *ctx, uint32_t item, uint32_t thread) {
 }
 
 /* A pair of panels times rows [row0, row0 + rows). */
-static void pair_product(const mm_job *j, const kv_matmul_out *out, uint32_t panel, uint32_t row0, uint32_t rows, mm_thread *th) {
+static void pair_product(const mm_job *j, const kv_matmul_out *out, uint32_t panel, uint32_t row0, uint32_t rows,
+                         mm_thread *th) {
     const kv_weight *w = out->w;
     bool f32 = is_f32(j, w);
     uint32_t total = f32 ? w->k : w->nb, range = f32 ? RANGE_K : RANGE_BLOCKS;
-    kv_mm_tile t = {.rec = th->rec, .act_stride = (size_t)(j->k / 32) * KV_ACT_BYTES(KV_TILE_ROWS), .x_stride = j->k, .rows = rows,
-                    .zshift = w->zshift, .min = kv_scale_has_min(w->scale), .g16 = kv_scale_is_g16(w->scale), .acc = th->acc,
-                    .out = out, .row0 = row0, .panel = panel};
+    kv_mm_tile t = {.rec = th->rec,
+                    .act_stride = (size_t)(j->k / 32) * KV_ACT_BYTES(KV_TILE_ROWS),
+                    .x_stride = j->k,
+                    .rows = rows,
+                    .zshift = w->zshift,
+                    .min = kv_scale_has_min(w->scale),
+                    .g16 = kv_scale_is_g16(w->scale),
+                    .acc = th->acc,
+                    .out = out,
+                    .row0 = row0,
+                    .panel = panel};
     bool both = panel + 1 < w->panels;
     for (uint32_t at = 0; at < total; at += range) {
         t.nb = total - at < range ? total - at : range;
@@ -131,23 +144,35 @@ static void pair_product(const mm_job *j, const kv_matmul_out *out, uint32_t pan
 static void product_item(void *ctx, uint32_t item, uint32_t thread) {
     const mm_job *j = ctx;
     mm_thread *th = &j->s->threads[thread];
-    uint32_t row0 = item / j->items_per_chunk * ITEM_ROWS, rows = j->rows - row0 < ITEM_ROWS ? j->rows - row0 : ITEM_ROWS;
+    uint32_t row0 = item / j->items_per_chunk * ITEM_ROWS,
+             rows = j->rows - row0 < ITEM_ROWS ? j->rows - row0 : ITEM_ROWS;
     uint32_t u0 = item % j->items_per_chunk * j->units_per_item, u1 = u0 + j->units_per_item;
     for (uint32_t i = 0, base = 0; i < j->n_outs && base < u1; i++) {
         const kv_matmul_out *out = &j->outs[i];
-        uint32_t n = div_up(out->w->panels, KV_TILE_PANELS), a = u0 > base ? u0 - base : 0, b = u1 - base < n ? u1 - base : n;
+        uint32_t n = div_up(out->w->panels, KV_TILE_PANELS), a = u0 > base ? u0 - base : 0,
+                 b = u1 - base < n ? u1 - base : n;
         base += n;
         if (a >= b) continue;
-        uint32_t p0 = a * KV_TILE_PANELS, p1 = b * KV_TILE_PANELS < out->w->panels ? b * KV_TILE_PANELS : out->w->panels;
-        if (streams(j, out->w)) j->kn->gemv(out, p0, p1, j->s->act, j->rows);
-        else if (j->rows == 1 && out->w->code == KV_CODE_DENSE) j->kn->gemv_f32(out, p0, p1, j->x);
+        uint32_t p0 = a * KV_TILE_PANELS,
+                 p1 = b * KV_TILE_PANELS < out->w->panels ? b * KV_TILE_PANELS : out->w->panels;
+        if (streams(j, out->w))
+            j->kn->gemv(out, p0, p1, j->s->act, j->rows);
+        else if (j->rows == 1 && out->w->code == KV_CODE_DENSE)
+            j->kn->gemv_f32(out, p0, p1, j->x);
         else
             for (uint32_t p = p0; p < p1; p += KV_TILE_PANELS) pair_product(j, out, p, row0, rows, th);
     }
 }
 
-static void matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs, uint32_t n_outs) {
-    mm_job j = {.kn = ex->be->matmul, .s = ex->matmul_scratch, .x = x, .rows = rows, .k = k, .outs = outs, .n_outs = n_outs,
+static void matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs,
+                        uint32_t n_outs) {
+    mm_job j = {.kn = ex->be->matmul,
+                .s = ex->matmul_scratch,
+                .x = x,
+                .rows = rows,
+                .k = k,
+                .outs = outs,
+                .n_outs = n_outs,
                 .precise = ex->params.precise > 0};
     bool coded = false;
     j.tile_rows = rows == 1 ? 1 : KV_TILE_ROWS;
@@ -156,7 +181,8 @@ static void matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t
         coded |= !is_f32(&j, outs[i].w);
         j.units += div_up(outs[i].w->panels, KV_TILE_PANELS);
     }
-    if (coded) kv_threads_run(rows < SERIAL_QUANT_ROWS ? NULL : ex->threads, quantize_tile, &j, div_up(rows, j.tile_rows));
+    if (coded)
+        kv_threads_run(rows < SERIAL_QUANT_ROWS ? NULL : ex->threads, quantize_tile, &j, div_up(rows, j.tile_rows));
     uint32_t chunks = div_up(rows, ITEM_ROWS), threads = kv_threads_count(ex->threads);
     uint32_t wanted = threads * ITEMS_PER_THREAD;
     j.units_per_item = div_up(j.units * chunks, wanted);
@@ -164,7 +190,8 @@ static void matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t
     kv_threads_run(ex->threads, product_item, &j, j.items_per_chunk * chunks);
 }
 
-void kv_cpu_matmul(kv_exec *ex_, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs, uint32_t n_outs) {
+void kv_cpu_matmul(kv_exec *ex_, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs,
+                   uint32_t n_outs) {
     kv_cpu_exec *ex = kv_cpu_exec_of(ex_);
     uint32_t most = ((mm_scratch *)ex->matmul_scratch)->max_rows;
     assert(n_outs > 0 && n_outs <= 8 && rows <= most);
@@ -174,7 +201,11 @@ void kv_cpu_matmul(kv_exec *ex_, const float *x, uint32_t rows, uint32_t k, cons
 
 /* ---- embedding */
 
-typedef struct embed_job { const kv_weight *w; const int32_t *ids; float *y; } embed_job;
+typedef struct embed_job {
+    const kv_weight *w;
+    const int32_t *ids;
+    float *y;
+} embed_job;
 
 static void embed_row(void *ctx, uint32_t item, uint32_t thread) {
     const embed_job *j = ctx;

@@ -4,11 +4,10 @@
  * Owns: quantized activations, the unpacked form of weights ("records"), the kernel table. Must not know: layers.
  *
  * Arithmetic, the same operations at every level and for any number of rows (so the same bits):
- *   int8 (weights with codes, precise == 0): per row and block of 32, d = amax/127, q = round_half_even(x * (127/amax)). For each
- *     group g (32 values, or 16 where the type's scales are) in ascending k:
- *       t   = sum_i code_i q_i - (sum_i q_i << zshift)         exact in int32
- *       acc = fma((float)t, s * d, acc);   types with a minimum, after it: acc = fma(m, d * (float)sum_i q_i, acc)
- *   f32 (dense weights, or precise >= 1): acc = fma(x[k], w[k], acc) for ascending k.
+ *   int8 (weights with codes, precise == 0): per row and block of 32, d = amax/127, q = round_half_even(x *
+ * (127/amax)). For each group g (32 values, or 16 where the type's scales are) in ascending k: t   = sum_i code_i q_i -
+ * (sum_i q_i << zshift)         exact in int32 acc = fma((float)t, s * d, acc);   types with a minimum, after it: acc =
+ * fma(m, d * (float)sum_i q_i, acc) f32 (dense weights, or precise >= 1): acc = fma(x[k], w[k], acc) for ascending k.
  *   Then y = acc (+ bias) (+ y).
  * A block whose amax is below KV_ACT_TINY counts as zeros (1/amax would overflow); one with inf or NaN gets d = NaN.
  */
@@ -20,7 +19,8 @@
 
 #define KV_ACT_TINY 1e-30f
 
-/* Rows of activations a register tile: 2 panels x 6 rows keep 12 int32 and 12 f32 accumulators in 32 vector registers. */
+/* Rows of activations a register tile: 2 panels x 6 rows keep 12 int32 and 12 f32 accumulators in 32 vector registers.
+ */
 #define KV_TILE_ROWS 6u
 #define KV_TILE_PANELS 2u
 
@@ -34,25 +34,25 @@
 #define KV_ACT_DSUM16(T) (44u * (T))
 #define KV_ACT_NSUM16(T) (52u * (T))
 
-/* Unpacked weights of one block and panel: u8 codes[8 quads][16][4], f32 s[2][16], f32 m[2][16] (the second of each only with
- * groups of 16). Records of the two panels of a pair follow each other. */
+/* Unpacked weights of one block and panel: u8 codes[8 quads][16][4], f32 s[2][16], f32 m[2][16] (the second of each
+ * only with groups of 16). Records of the two panels of a pair follow each other. */
 #define KV_REC_BYTES 768u
 #define KV_REC_S 512u
 #define KV_REC_M 640u
 
 /* One product of two unpacked panels with rows; f32 form where x is given. */
 typedef struct kv_mm_tile {
-    const uint8_t *rec;   /* int8: [nb][2] records; f32: float [nb][2][16], nb = number of k */
+    const uint8_t *rec; /* int8: [nb][2] records; f32: float [nb][2][16], nb = number of k */
     uint32_t nb;
-    const uint8_t *act;   /* first block of the first tile of 6 rows */
-    size_t act_stride;    /* bytes between tiles of 6 rows */
-    const float *x;       /* f32: first row at the first k */
-    size_t x_stride;      /* floats between rows */
+    const uint8_t *act; /* first block of the first tile of 6 rows */
+    size_t act_stride;  /* bytes between tiles of 6 rows */
+    const float *x;     /* f32: first row at the first k */
+    size_t x_stride;    /* floats between rows */
     uint32_t rows;
     int32_t zshift;
     bool min, g16;
-    float *acc;           /* [rows][2][16] carried between k ranges */
-    bool first, last;     /* first range of k: acc starts as 0; last: y is written */
+    float *acc;       /* [rows][2][16] carried between k ranges */
+    bool first, last; /* first range of k: acc starts as 0; last: y is written */
     const kv_matmul_out *out;
     uint32_t row0, panel; /* y row of the first row; first panel */
 } kv_mm_tile;
@@ -68,7 +68,8 @@ struct kv_matmul_kernels {
     void (*unpack_f32)(const kv_weight *w, uint32_t panel, uint32_t k0, uint32_t nk, float *y);
     void (*tile)(const kv_mm_tile *t);
     void (*tile_f32)(const kv_mm_tile *t);
-    /* Few rows (1 .. stream_rows): panels [p0, p1) straight from the packed form. act: tiles of T = 6, for one row T = 1. */
+    /* Few rows (1 .. stream_rows): panels [p0, p1) straight from the packed form. act: tiles of T = 6, for one row T
+     * = 1. */
     void (*gemv)(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows);
     /* Dense weights, one row. */
     void (*gemv_f32)(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const float *x);

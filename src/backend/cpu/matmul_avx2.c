@@ -2,10 +2,10 @@
 /*
  * Matrix product kernels for AVX2 and FMA.
  * Owns: level 1. Must not know: threads.
- * vpmaddubsw adds pairs of u8 x s8 products in int16. With codes up to 2^b - 1 and |q| <= 127 a quad adds at most 2 * 127 * (2^b - 1) to
- * a lane: 8 quads of 4-bit codes (30480), 4 of 5 bits (31496) and 2 of 6 bits (32004) stay below 2^15 before widening. Codes of 8 bits are
- * taken as signed (code - 128, the zero point being 128): |w| <= 128 times the activation with w's sign, one quad at most 32512.
- * So every sum is exact, as in the reference.
+ * vpmaddubsw adds pairs of u8 x s8 products in int16. With codes up to 2^b - 1 and |q| <= 127 a quad adds at most 2 *
+ * 127 * (2^b - 1) to a lane: 8 quads of 4-bit codes (30480), 4 of 5 bits (31496) and 2 of 6 bits (32004) stay below
+ * 2^15 before widening. Codes of 8 bits are taken as signed (code - 128, the zero point being 128): |w| <= 128 times
+ * the activation with w's sign, one quad at most 32512. So every sum is exact, as in the reference.
  */
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -14,15 +14,24 @@
 
 #include "backend/cpu/matmul.h"
 
-KV_INLINE __m256i bcast32(const void *p) { int32_t v; memcpy(&v, p, 4); return _mm256_set1_epi32(v); }
-KV_INLINE __m256 bcastf(const void *p) { float v; memcpy(&v, p, 4); return _mm256_set1_ps(v); }
+KV_INLINE __m256i bcast32(const void *p) {
+    int32_t v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
+}
+KV_INLINE __m256 bcastf(const void *p) {
+    float v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_ps(v);
+}
 KV_INLINE __m256i load(const void *p) { return _mm256_loadu_si256(p); }
 KV_INLINE __m256 f16x8(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
 KV_INLINE __m256i u8x8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }
 KV_INLINE __m256i i8x8(const uint8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)); }
 
 /* Quads whose int16 sums can be widened together. */
-#define WIDE(code) ((code) == KV_CODE_6 ? 2 : (code) == KV_CODE_5 ? 4 : (code) == KV_CODE_8 || (code) == KV_CODE_4T ? 1 : 8)
+#define WIDE(code)                                                                                                     \
+    ((code) == KV_CODE_6 ? 2 : (code) == KV_CODE_5 ? 4 : (code) == KV_CODE_8 || (code) == KV_CODE_4T ? 1 : 8)
 #define IS_SIGNED(code) ((code) == KV_CODE_8 || (code) == KV_CODE_4T)
 
 /* ---- activations */
@@ -73,14 +82,18 @@ static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, uint8_t
 
 /* ---- codes and scales of one block, constant kinds; h: half of the panel (8 outputs) */
 
-typedef struct planes { const uint8_t *lo, *hi, *d, *m, *sc, *scm; } planes;
+typedef struct planes {
+    const uint8_t *lo, *hi, *d, *m, *sc, *scm;
+} planes;
 
 KV_INLINE planes planes_of(const kv_weight *w, uint32_t panel) {
     const uint8_t *p = w->data + (size_t)panel * w->panel_bytes;
     return (planes){p, p + w->off_hi, p + w->off_d, p + w->off_m, p + w->off_sc, p + w->off_scm};
 }
 
-KV_INLINE __m256i shift_right(__m256i v, const int n) { return n >= 0 ? _mm256_srli_epi16(v, n >= 0 ? n : 0) : _mm256_slli_epi16(v, n >= 0 ? 0 : -n); }
+KV_INLINE __m256i shift_right(__m256i v, const int n) {
+    return n >= 0 ? _mm256_srli_epi16(v, n >= 0 ? n : 0) : _mm256_slli_epi16(v, n >= 0 ? 0 : -n);
+}
 
 KV_INLINE __m256i quad(const int code, const uint8_t *lo, const uint8_t *hi, const int j, const int h) {
     const __m256i m4 = _mm256_set1_epi8(15);
@@ -91,9 +104,13 @@ KV_INLINE __m256i quad(const int code, const uint8_t *lo, const uint8_t *hi, con
         return _mm256_or_si256(q, _mm256_and_si256(shift_right(load(hi + 32 * h), j - 2), _mm256_set1_epi8(4)));
     }
     __m256i q = _mm256_and_si256(shift_right(load(lo + 64 * (j >> 1) + 32 * h), 4 * (j & 1)), m4);
-    if (code == KV_CODE_5) return _mm256_or_si256(q, _mm256_and_si256(shift_right(load(hi + 32 * h), j - 4), _mm256_set1_epi8(16)));
-    if (code == KV_CODE_6) return _mm256_or_si256(q, _mm256_and_si256(shift_right(load(hi + 64 * (j >> 2) + 32 * h), 2 * (j & 3) - 4), _mm256_set1_epi8(48)));
-    if (code == KV_CODE_4T) return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)kv_pack_iq4)), q);
+    if (code == KV_CODE_5)
+        return _mm256_or_si256(q, _mm256_and_si256(shift_right(load(hi + 32 * h), j - 4), _mm256_set1_epi8(16)));
+    if (code == KV_CODE_6)
+        return _mm256_or_si256(
+            q, _mm256_and_si256(shift_right(load(hi + 64 * (j >> 2) + 32 * h), 2 * (j & 3) - 4), _mm256_set1_epi8(48)));
+    if (code == KV_CODE_4T)
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)kv_pack_iq4)), q);
     return q;
 }
 
@@ -116,7 +133,8 @@ KV_INLINE void scales(const int scale, const planes *p, uint32_t b, const int g,
     }
 }
 
-KV_INLINE void unpack_body(const int code, const int scale, const kv_weight *w, uint32_t panel, uint32_t b0, uint32_t nb, uint8_t *rec, size_t stride) {
+KV_INLINE void unpack_body(const int code, const int scale, const kv_weight *w, uint32_t panel, uint32_t b0,
+                           uint32_t nb, uint8_t *rec, size_t stride) {
     const planes p = planes_of(w, panel);
     const int groups = kv_scale_is_g16(scale) ? 2 : 1;
     for (uint32_t b = b0; b < b0 + nb; b++, rec += stride) {
@@ -137,10 +155,14 @@ KV_INLINE void unpack_body(const int code, const int scale, const kv_weight *w, 
 
 static void unpack(const kv_weight *w, uint32_t panel, uint32_t b0, uint32_t nb, uint8_t *rec, size_t stride) {
     switch (w->type) {
-#define X(T, C, S, Z) case KV_TYPE_##T: unpack_body(C, S, w, panel, b0, nb, rec, stride); break;
+#define X(T, C, S, Z)                                                                                                  \
+    case KV_TYPE_##T:                                                                                                  \
+        unpack_body(C, S, w, panel, b0, nb, rec, stride);                                                              \
+        break;
         KV_PACK_TYPES(X)
 #undef X
-    default: break;
+    default:
+        break;
     }
 }
 
@@ -159,8 +181,14 @@ KV_INLINE void finish(const kv_matmul_out *out, uint32_t panel, size_t row, __m2
     float *y = out->y + row * out->y_stride + (size_t)panel * KV_PANEL, v[KV_PANEL];
     const float *bias = out->bias ? out->bias + (size_t)panel * KV_PANEL : NULL;
     if (lanes == KV_PANEL) {
-        if (bias) { a0 = _mm256_add_ps(a0, _mm256_loadu_ps(bias)); a1 = _mm256_add_ps(a1, _mm256_loadu_ps(bias + 8)); }
-        if (out->accumulate) { a0 = _mm256_add_ps(a0, _mm256_loadu_ps(y)); a1 = _mm256_add_ps(a1, _mm256_loadu_ps(y + 8)); }
+        if (bias) {
+            a0 = _mm256_add_ps(a0, _mm256_loadu_ps(bias));
+            a1 = _mm256_add_ps(a1, _mm256_loadu_ps(bias + 8));
+        }
+        if (out->accumulate) {
+            a0 = _mm256_add_ps(a0, _mm256_loadu_ps(y));
+            a1 = _mm256_add_ps(a1, _mm256_loadu_ps(y + 8));
+        }
         _mm256_storeu_ps(y, a0);
         _mm256_storeu_ps(y + 8, a1);
         return;
@@ -174,7 +202,8 @@ KV_INLINE void finish(const kv_matmul_out *out, uint32_t panel, size_t row, __m2
 }
 
 /* One panel (p of the pair) x R rows, rows first .. first + R of a tile of 6. */
-KV_INLINE void panel_body(const int code, const int scale, const int zshift, const kv_mm_tile *t, const uint8_t *act, uint32_t row, uint32_t in, int p, const int R) {
+KV_INLINE void panel_body(const int code, const int scale, const int zshift, const kv_mm_tile *t, const uint8_t *act,
+                          uint32_t row, uint32_t in, int p, const int R) {
     enum { T = KV_TILE_ROWS, MAX = 3 };
     const bool g16 = kv_scale_is_g16(scale), min = kv_scale_has_min(scale);
     const int groups = g16 ? 2 : 1, quads = 8 / groups, wide = WIDE(code) < quads ? WIDE(code) : quads;
@@ -182,7 +211,8 @@ KV_INLINE void panel_body(const int code, const int scale, const int zshift, con
     float *carry = t->acc + (size_t)row * 32 + 16 * p;
     __m256 acc[MAX][2];
     for (int r = 0; r < R; r++)
-        for (int h = 0; h < 2; h++) acc[r][h] = t->first ? _mm256_setzero_ps() : _mm256_loadu_ps(carry + 32 * r + 8 * h);
+        for (int h = 0; h < 2; h++)
+            acc[r][h] = t->first ? _mm256_setzero_ps() : _mm256_loadu_ps(carry + 32 * r + 8 * h);
     act += 4 * in;
     for (uint32_t b = 0; b < t->nb; b++, rec += 2 * KV_REC_BYTES, act += KV_ACT_BYTES(T)) {
         for (int g = 0; g < groups; g++) {
@@ -190,7 +220,9 @@ KV_INLINE void panel_body(const int code, const int scale, const int zshift, con
             const uint8_t *dsum = act + (g16 ? KV_ACT_DSUM16(T) + 4 * T * (uint32_t)g : KV_ACT_DSUM(T));
             __m256i sum[MAX][2];
             for (int r = 0; r < R; r++)
-                sum[r][0] = sum[r][1] = zshift >= 0 && !IS_SIGNED(code) ? _mm256_slli_epi32(bcast32(nsum + 4 * r), zshift >= 0 ? zshift : 0) : _mm256_setzero_si256();
+                sum[r][0] = sum[r][1] = zshift >= 0 && !IS_SIGNED(code)
+                                            ? _mm256_slli_epi32(bcast32(nsum + 4 * r), zshift >= 0 ? zshift : 0)
+                                            : _mm256_setzero_si256();
             for (int j = 0; j < quads; j += wide)
                 for (int h = 0; h < 2; h++)
                     for (int r = 0; r < R; r++) {
@@ -198,13 +230,16 @@ KV_INLINE void panel_body(const int code, const int scale, const int zshift, con
                         KV_UNROLL
                         for (int i = 0; i < wide; i++) {
                             const int q = quads * g + j + i;
-                            s = _mm256_add_epi16(s, products(code, load(rec + 64 * q + 32 * h), bcast32(act + 4 * T * q + 4 * r)));
+                            s = _mm256_add_epi16(
+                                s, products(code, load(rec + 64 * q + 32 * h), bcast32(act + 4 * T * q + 4 * r)));
                         }
                         sum[r][h] = _mm256_add_epi32(sum[r][h], _mm256_madd_epi16(s, _mm256_set1_epi16(1)));
                     }
             for (int h = 0; h < 2; h++) {
                 __m256 s = _mm256_loadu_ps((const void *)(rec + KV_REC_S + 64 * g + 32 * h));
-                for (int r = 0; r < R; r++) acc[r][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r][h]), _mm256_mul_ps(s, bcastf(act + KV_ACT_D(T) + 4 * r)), acc[r][h]);
+                for (int r = 0; r < R; r++)
+                    acc[r][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r][h]),
+                                                _mm256_mul_ps(s, bcastf(act + KV_ACT_D(T) + 4 * r)), acc[r][h]);
                 if (!min) continue;
                 __m256 m = _mm256_loadu_ps((const void *)(rec + KV_REC_M + 64 * g + 32 * h));
                 for (int r = 0; r < R; r++) acc[r][h] = _mm256_fmadd_ps(m, bcastf(dsum + 4 * r), acc[r][h]);
@@ -227,8 +262,10 @@ KV_INLINE void panel_body(const int code, const int scale, const int zshift, con
             for (uint32_t r = 0, n; r < t->rows; r += n) {                                                             \
                 const uint8_t *act = t->act + r / KV_TILE_ROWS * t->act_stride;                                        \
                 n = t->rows - r < 3 ? 1 : 3;                                                                           \
-                if (n == 3) panel_body(C, S, Z, t, act, r, r % KV_TILE_ROWS, p, 3);                                    \
-                else panel_body(C, S, Z, t, act, r, r % KV_TILE_ROWS, p, 1);                                           \
+                if (n == 3)                                                                                            \
+                    panel_body(C, S, Z, t, act, r, r % KV_TILE_ROWS, p, 3);                                            \
+                else                                                                                                   \
+                    panel_body(C, S, Z, t, act, r, r % KV_TILE_ROWS, p, 1);                                            \
             }                                                                                                          \
     }
 KV_PACK_TYPES(X)
@@ -236,16 +273,21 @@ KV_PACK_TYPES(X)
 
 static void tile(const kv_mm_tile *t) {
     switch (t->out->w->type) {
-#define X(T, C, S, Z) case KV_TYPE_##T: tile_##T(t); break;
+#define X(T, C, S, Z)                                                                                                  \
+    case KV_TYPE_##T:                                                                                                  \
+        tile_##T(t);                                                                                                   \
+        break;
         KV_PACK_TYPES(X)
 #undef X
-    default: break;
+    default:
+        break;
     }
 }
 
 /* ---- decode: one row, panels streamed from the packed form */
 
-KV_INLINE void gemv_body(const int code, const int scale, const int zshift, const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act0) {
+KV_INLINE void gemv_body(const int code, const int scale, const int zshift, const kv_matmul_out *out, uint32_t p0,
+                         uint32_t p1, const uint8_t *act0) {
     const kv_weight *w = out->w;
     const bool g16 = kv_scale_is_g16(scale);
     const int groups = g16 ? 2 : 1, quads = 8 / groups, wide = WIDE(code) < quads ? WIDE(code) : quads;
@@ -253,13 +295,16 @@ KV_INLINE void gemv_body(const int code, const int scale, const int zshift, cons
         const planes p = planes_of(w, panel);
         const uint8_t *act = act0, *lo = p.lo, *hi = p.hi;
         __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-        for (uint32_t b = 0; b < w->nb; b++, act += KV_ACT_BYTES(1), lo += kv_code_lo_bytes(code), hi += kv_code_hi_bytes(code)) {
+        for (uint32_t b = 0; b < w->nb;
+             b++, act += KV_ACT_BYTES(1), lo += kv_code_lo_bytes(code), hi += kv_code_hi_bytes(code)) {
             KV_UNROLL
             for (int g = 0; g < groups; g++)
                 for (int h = 0; h < 2; h++) {
                     __m256i sum = _mm256_setzero_si256();
                     if (zshift >= 0 && !IS_SIGNED(code))
-                        sum = _mm256_slli_epi32(bcast32(act + (g16 ? KV_ACT_NSUM16(1) + 4 * (uint32_t)g : KV_ACT_NSUM(1))), zshift >= 0 ? zshift : 0);
+                        sum = _mm256_slli_epi32(
+                            bcast32(act + (g16 ? KV_ACT_NSUM16(1) + 4 * (uint32_t)g : KV_ACT_NSUM(1))),
+                            zshift >= 0 ? zshift : 0);
                     KV_UNROLL
                     for (int j = 0; j < quads; j += wide) {
                         __m256i s = _mm256_setzero_si256();
@@ -272,8 +317,11 @@ KV_INLINE void gemv_body(const int code, const int scale, const int zshift, cons
                     }
                     __m256 s, m;
                     scales(scale, &p, b, g, h, &s, &m);
-                    acc[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(s, bcastf(act + KV_ACT_D(1))), acc[h]);
-                    if (kv_scale_has_min(scale)) acc[h] = _mm256_fmadd_ps(m, bcastf(act + (g16 ? KV_ACT_DSUM16(1) + 4 * (uint32_t)g : KV_ACT_DSUM(1))), acc[h]);
+                    acc[h] =
+                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(s, bcastf(act + KV_ACT_D(1))), acc[h]);
+                    if (kv_scale_has_min(scale))
+                        acc[h] = _mm256_fmadd_ps(
+                            m, bcastf(act + (g16 ? KV_ACT_DSUM16(1) + 4 * (uint32_t)g : KV_ACT_DSUM(1))), acc[h]);
                 }
         }
         finish(out, panel, 0, acc[0], acc[1]);
@@ -281,16 +329,22 @@ KV_INLINE void gemv_body(const int code, const int scale, const int zshift, cons
 }
 
 #define X(T, C, S, Z)                                                                                                  \
-    static void gemv_##T(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act) { gemv_body(C, S, Z, out, p0, p1, act); }
+    static void gemv_##T(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act) {                     \
+        gemv_body(C, S, Z, out, p0, p1, act);                                                                          \
+    }
 KV_PACK_TYPES(X)
 #undef X
 
 static void gemv(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows) {
     switch (out->w->type) {
-#define X(T, C, S, Z) case KV_TYPE_##T: gemv_##T(out, p0, p1, act); break;
+#define X(T, C, S, Z)                                                                                                  \
+    case KV_TYPE_##T:                                                                                                  \
+        gemv_##T(out, p0, p1, act);                                                                                    \
+        break;
         KV_PACK_TYPES(X)
 #undef X
-    default: break;
+    default:
+        break;
     }
 }
 
@@ -299,14 +353,16 @@ static void gemv(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8
 KV_INLINE __m256 dense8(const uint32_t type, const uint8_t *panel, size_t i) {
     if (type == KV_TYPE_F32) return _mm256_loadu_ps((const void *)(panel + 4 * i));
     if (type == KV_TYPE_F16) return f16x8(panel + 2 * i);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(panel + 2 * i))), 16));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(panel + 2 * i))), 16));
 }
 
 static void unpack_f32(const kv_weight *w, uint32_t panel, uint32_t k0, uint32_t nk, float *y) {
     const uint8_t *p = w->data + (size_t)panel * w->panel_bytes;
     if (w->code == KV_CODE_DENSE) {
         for (uint32_t k = 0; k < nk; k++)
-            for (uint32_t h = 0; h < 2; h++) _mm256_storeu_ps(y + 32 * k + 8 * h, dense8(w->type, p, (size_t)(k0 + k) * KV_PANEL + 8 * h));
+            for (uint32_t h = 0; h < 2; h++)
+                _mm256_storeu_ps(y + 32 * k + 8 * h, dense8(w->type, p, (size_t)(k0 + k) * KV_PANEL + 8 * h));
         return;
     }
     const bool min = kv_scale_has_min(w->scale), g16 = kv_scale_is_g16(w->scale);
@@ -317,7 +373,8 @@ static void unpack_f32(const kv_weight *w, uint32_t panel, uint32_t k0, uint32_t
         for (uint32_t j = 0; j < 8; j++, y += 128)
             for (uint32_t h = 0; h < 2; h++) {
                 const uint8_t *at = rec + 64 * (g16 ? j / 4 : 0) + 32 * h;
-                __m256 s = _mm256_loadu_ps((const void *)(at + KV_REC_S)), m = _mm256_loadu_ps((const void *)(at + KV_REC_M));
+                __m256 s = _mm256_loadu_ps((const void *)(at + KV_REC_S)),
+                       m = _mm256_loadu_ps((const void *)(at + KV_REC_M));
                 __m256i q = load(rec + 64 * j + 32 * h);
                 for (uint32_t i = 0; i < 4; i++, q = _mm256_srli_epi32(q, 8)) {
                     __m256 v = _mm256_mul_ps(s, _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(q, byte), zero)));
@@ -333,16 +390,19 @@ KV_INLINE void f32_body(const kv_mm_tile *t, uint32_t row, const int R) {
     float *carry = t->acc + (size_t)row * 32;
     const float *w = (const float *)(const void *)t->rec, *x = t->x + row * t->x_stride;
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < 4; v++) acc[r][v] = t->first ? _mm256_setzero_ps() : _mm256_loadu_ps(carry + 32 * r + 8 * v);
+        for (int v = 0; v < 4; v++)
+            acc[r][v] = t->first ? _mm256_setzero_ps() : _mm256_loadu_ps(carry + 32 * r + 8 * v);
     for (size_t k = 0; k < t->nb; k++)
         for (int v = 0; v < 4; v++) {
             __m256 wv = _mm256_loadu_ps(w + 32 * k + 8 * v);
-            for (int r = 0; r < R; r++) acc[r][v] = _mm256_fmadd_ps(_mm256_set1_ps(x[(size_t)r * t->x_stride + k]), wv, acc[r][v]);
+            for (int r = 0; r < R; r++)
+                acc[r][v] = _mm256_fmadd_ps(_mm256_set1_ps(x[(size_t)r * t->x_stride + k]), wv, acc[r][v]);
         }
     for (int r = 0; r < R; r++) {
         if (t->last) {
             finish(t->out, t->panel, t->row0 + row + (uint32_t)r, acc[r][0], acc[r][1]);
-            if (kv_mm_lanes(t->out->w, t->panel + 1)) finish(t->out, t->panel + 1, t->row0 + row + (uint32_t)r, acc[r][2], acc[r][3]);
+            if (kv_mm_lanes(t->out->w, t->panel + 1))
+                finish(t->out, t->panel + 1, t->row0 + row + (uint32_t)r, acc[r][2], acc[r][3]);
         } else {
             for (int v = 0; v < 4; v++) _mm256_storeu_ps(carry + 32 * r + 8 * v, acc[r][v]);
         }
@@ -356,7 +416,8 @@ static void tile_f32(const kv_mm_tile *t) {
 }
 
 /* Two panels side by side: each output lane is one chain of FMAs. */
-KV_INLINE void gemv_f32_body(const uint32_t type, const int P, const kv_matmul_out *out, uint32_t panel, const float *x) {
+KV_INLINE void gemv_f32_body(const uint32_t type, const int P, const kv_matmul_out *out, uint32_t panel,
+                             const float *x) {
     const kv_weight *w = out->w;
     const uint8_t *p = w->data + (size_t)panel * w->panel_bytes;
     __m256 acc[2][2];
@@ -364,7 +425,9 @@ KV_INLINE void gemv_f32_body(const uint32_t type, const int P, const kv_matmul_o
     for (size_t k = 0; k < w->k; k++)
         for (int i = 0; i < P; i++)
             for (size_t h = 0; h < 2; h++)
-                acc[i][h] = _mm256_fmadd_ps(_mm256_set1_ps(x[k]), dense8(type, p + (size_t)i * w->panel_bytes, k * KV_PANEL + 8 * h), acc[i][h]);
+                acc[i][h] =
+                    _mm256_fmadd_ps(_mm256_set1_ps(x[k]),
+                                    dense8(type, p + (size_t)i * w->panel_bytes, k * KV_PANEL + 8 * h), acc[i][h]);
     for (int i = 0; i < P; i++) finish(out, panel + (uint32_t)i, 0, acc[i][0], acc[i][1]);
 }
 
@@ -375,12 +438,19 @@ KV_INLINE void gemv_f32_type(const uint32_t type, const kv_matmul_out *out, uint
 
 static void gemv_f32(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const float *x) {
     switch (out->w->type) {
-    case KV_TYPE_F32: gemv_f32_type(KV_TYPE_F32, out, p0, p1, x); break;
-    case KV_TYPE_F16: gemv_f32_type(KV_TYPE_F16, out, p0, p1, x); break;
-    default: gemv_f32_type(KV_TYPE_BF16, out, p0, p1, x); break;
+    case KV_TYPE_F32:
+        gemv_f32_type(KV_TYPE_F32, out, p0, p1, x);
+        break;
+    case KV_TYPE_F16:
+        gemv_f32_type(KV_TYPE_F16, out, p0, p1, x);
+        break;
+    default:
+        gemv_f32_type(KV_TYPE_BF16, out, p0, p1, x);
+        break;
     }
 }
 
-const struct kv_matmul_kernels kv_matmul_avx2 = {"avx2", 1, quantize, unpack, unpack_f32, tile, tile_f32, gemv, gemv_f32};
+const struct kv_matmul_kernels kv_matmul_avx2 = {"avx2", 1,        quantize, unpack,  unpack_f32,
+                                                 tile,   tile_f32, gemv,     gemv_f32};
 #endif
 typedef int kv_matmul_avx2_unit; /* a translation unit is never empty */

@@ -95,20 +95,32 @@ static void finish(const kv_matmul_out *out, uint32_t row, uint32_t o, float acc
     *y = out->accumulate ? acc + *y : acc;
 }
 
-static float f32_at(const uint8_t *p) { float f; memcpy(&f, p, 4); return f; }
-static int32_t i32_at(const uint8_t *p) { int32_t v; memcpy(&v, p, 4); return v; }
+static float f32_at(const uint8_t *p) {
+    float f;
+    memcpy(&f, p, 4);
+    return f;
+}
+static int32_t i32_at(const uint8_t *p) {
+    int32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
 
 /* One record times one row of a tile of T rows, output lane o. */
-static float block_dot(const uint8_t *rec, const uint8_t *act, uint32_t T, uint32_t r, uint32_t o, int32_t zshift, bool min, bool g16, float acc) {
+static float block_dot(const uint8_t *rec, const uint8_t *act, uint32_t T, uint32_t r, uint32_t o, int32_t zshift,
+                       bool min, bool g16, float acc) {
     uint32_t groups = g16 ? 2 : 1;
     float d = f32_at(act + KV_ACT_D(T) + 4 * r);
     for (uint32_t g = 0; g < groups; g++) {
         int32_t t = 0;
         for (uint32_t j = g * 4; j < (g16 ? 4 * g + 4 : 8); j++)
             for (uint32_t i = 0; i < 4; i++) t += (int32_t)rec[64 * j + 4 * o + i] * (int8_t)act[4 * T * j + 4 * r + i];
-        if (zshift >= 0) t += i32_at(act + (g16 ? KV_ACT_NSUM16(T) + 4 * g * T : KV_ACT_NSUM(T)) + 4 * r) * (1 << zshift);
+        if (zshift >= 0)
+            t += i32_at(act + (g16 ? KV_ACT_NSUM16(T) + 4 * g * T : KV_ACT_NSUM(T)) + 4 * r) * (1 << zshift);
         acc = fmaf((float)t, f32_at(rec + KV_REC_S + 64 * g + 4 * o) * d, acc);
-        if (min) acc = fmaf(f32_at(rec + KV_REC_M + 64 * g + 4 * o), f32_at(act + (g16 ? KV_ACT_DSUM16(T) + 4 * g * T : KV_ACT_DSUM(T)) + 4 * r), acc);
+        if (min)
+            acc = fmaf(f32_at(rec + KV_REC_M + 64 * g + 4 * o),
+                       f32_at(act + (g16 ? KV_ACT_DSUM16(T) + 4 * g * T : KV_ACT_DSUM(T)) + 4 * r), acc);
     }
     return acc;
 }
@@ -132,8 +144,10 @@ static void tile(const kv_mm_tile *t) {
     for (uint32_t r = 0; r < t->rows; r++)
         for (uint32_t o = 0; o < lanes; o++) {
             float acc = lane_dot(t, r, o, t->first ? 0.0f : t->acc[32 * r + o]);
-            if (t->last) finish(t->out, t->row0 + r, t->panel * KV_PANEL + o, acc);
-            else t->acc[32 * r + o] = acc;
+            if (t->last)
+                finish(t->out, t->row0 + r, t->panel * KV_PANEL + o, acc);
+            else
+                t->acc[32 * r + o] = acc;
         }
 }
 
@@ -145,7 +159,8 @@ static void gemv(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8
             _Alignas(64) uint8_t rec[KV_REC_BYTES];
             unpack(w, p, b, 1, rec, 0);
             for (uint32_t o = 0; o < KV_PANEL; o++)
-                acc[o] = block_dot(rec, act + KV_ACT_BYTES(1) * b, 1, 0, o, w->zshift, kv_scale_has_min(w->scale), kv_scale_is_g16(w->scale), acc[o]);
+                acc[o] = block_dot(rec, act + KV_ACT_BYTES(1) * b, 1, 0, o, w->zshift, kv_scale_has_min(w->scale),
+                                   kv_scale_is_g16(w->scale), acc[o]);
         }
         for (uint32_t o = 0; o < kv_mm_lanes(w, p); o++) finish(out, 0, p * KV_PANEL + o, acc[o]);
     }

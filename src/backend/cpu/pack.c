@@ -16,12 +16,23 @@ static size_t align64(size_t x) { return (x + 63) & ~(size_t)63; }
 
 static bool type_kinds(uint32_t type, kv_weight *w) {
     switch (type) {
-#define X(T, C, S, Z) case KV_TYPE_##T: w->code = C; w->scale = S; w->zshift = Z; return true;
+#define X(T, C, S, Z)                                                                                                  \
+    case KV_TYPE_##T:                                                                                                  \
+        w->code = C;                                                                                                   \
+        w->scale = S;                                                                                                  \
+        w->zshift = Z;                                                                                                 \
+        return true;
         KV_PACK_TYPES(X)
 #undef X
-    case KV_TYPE_F32: case KV_TYPE_F16: case KV_TYPE_BF16:
-        w->code = KV_CODE_DENSE; w->scale = KV_SC_NONE; w->zshift = -1; return true;
-    default: return false;
+    case KV_TYPE_F32:
+    case KV_TYPE_F16:
+    case KV_TYPE_BF16:
+        w->code = KV_CODE_DENSE;
+        w->scale = KV_SC_NONE;
+        w->zshift = -1;
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -49,7 +60,12 @@ static void lay_out(kv_weight *w) {
 
 /* ---- writing */
 
-static void or_word(uint8_t *p, uint32_t v) { uint32_t u; memcpy(&u, p, 4); u |= v; memcpy(p, &u, 4); }
+static void or_word(uint8_t *p, uint32_t v) {
+    uint32_t u;
+    memcpy(&u, p, 4);
+    u |= v;
+    memcpy(p, &u, 4);
+}
 
 /* Writes the codes of block b, lane o into the planes (which start as zeros). */
 static void put_codes(const kv_weight *w, uint8_t *panel, uint32_t b, uint32_t o, const uint8_t *codes) {
@@ -59,8 +75,12 @@ static void put_codes(const kv_weight *w, uint8_t *panel, uint32_t b, uint32_t o
         uint32_t q;
         memcpy(&q, codes + 4 * j, 4);
         switch (w->code) {
-        case KV_CODE_8: or_word(lo + 64 * j, q); break;
-        case KV_CODE_2: or_word(lo + 64 * (j >> 2), q << (2 * (j & 3))); break;
+        case KV_CODE_8:
+            or_word(lo + 64 * j, q);
+            break;
+        case KV_CODE_2:
+            or_word(lo + 64 * (j >> 2), q << (2 * (j & 3)));
+            break;
         case KV_CODE_3:
             or_word(lo + 64 * (j >> 2), (q & 0x03030303u) << (2 * (j & 3)));
             or_word(hi, ((q >> 2) & 0x01010101u) << j);
@@ -88,7 +108,11 @@ static void put_scales(const kv_weight *w, uint8_t *panel, uint32_t b, uint32_t 
     if (w->scale == KV_SC_KM) panel[w->off_scm + (size_t)b * KV_PANEL + o] = r->scm;
 }
 
-typedef struct pack_job { kv_weight *w; const uint8_t *src; size_t row_bytes; } pack_job;
+typedef struct pack_job {
+    kv_weight *w;
+    const uint8_t *src;
+    size_t row_bytes;
+} pack_job;
 
 static void pack_panel(void *ctx, uint32_t p, uint32_t thread) {
     const pack_job *job = ctx;
@@ -111,18 +135,22 @@ static void pack_panel(void *ctx, uint32_t p, uint32_t thread) {
     }
 }
 
-kv_status kv_cpu_weight_create(kv_backend *be, const kv_tensor *src, kv_threads *threads, kv_weight **out, kv_error *err) {
+kv_status kv_cpu_weight_create(kv_backend *be, const kv_tensor *src, kv_threads *threads, kv_weight **out,
+                               kv_error *err) {
     const char *name = src->name ? src->name : "?";
     const kv_type_info *ti = kv_type_get(src->type);
     kv_weight tmp = {.type = src->type};
     *out = NULL;
-    if (!ti || !type_kinds(src->type, &tmp)) KV_FAIL(err, UNSUPPORTED, "tensor '%s': type %u has no packed form", name, src->type);
+    if (!ti || !type_kinds(src->type, &tmp))
+        KV_FAIL(err, UNSUPPORTED, "tensor '%s': type %u has no packed form", name, src->type);
     if (src->ne[2] > 1 || src->ne[3] > 1) KV_FAIL(err, UNSUPPORTED, "tensor '%s': more than two dimensions", name);
     uint64_t k = src->ne[0], n = src->n_dims < 2 ? 1 : src->ne[1];
     if (k == 0 || n == 0 || k > (1u << 24) || n > (1u << 28) || k % ti->block)
-        KV_FAIL(err, FORMAT, "tensor '%s': %llu x %llu does not fit type %s", name, (unsigned long long)k, (unsigned long long)n, ti->name);
+        KV_FAIL(err, FORMAT, "tensor '%s': %llu x %llu does not fit type %s", name, (unsigned long long)k,
+                (unsigned long long)n, ti->name);
     size_t row_bytes = (size_t)(k / ti->block) * ti->bytes;
-    if (src->bytes / row_bytes < n) KV_FAIL(err, FORMAT, "tensor '%s': %llu bytes are too few", name, (unsigned long long)src->bytes);
+    if (src->bytes / row_bytes < n)
+        KV_FAIL(err, FORMAT, "tensor '%s': %llu bytes are too few", name, (unsigned long long)src->bytes);
     tmp.n = (uint32_t)n;
     tmp.k = (uint32_t)k;
     tmp.nb = tmp.code == KV_CODE_DENSE ? 0 : (uint32_t)(k / KV_PACK_BLOCK);
@@ -153,26 +181,37 @@ uint64_t kv_cpu_weight_bytes(const kv_weight *w) { return w->bytes; }
 
 /* ---- plain reading */
 
-static uint32_t word_at(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return v; }
-static float f16_at(const uint8_t *p) { uint16_t h; memcpy(&h, p, 2); return kv_f16_f32(h); }
+static uint32_t word_at(const uint8_t *p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+static float f16_at(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, 2);
+    return kv_f16_f32(h);
+}
 
 uint32_t kv_pack_quad(const kv_weight *w, const uint8_t *panel, uint32_t b, uint32_t j, uint32_t o) {
     const uint8_t *lo = panel + (size_t)b * kv_code_lo_bytes(w->code) + 4 * o;
     const uint8_t *hi = panel + w->off_hi + (size_t)b * kv_code_hi_bytes(w->code) + 4 * o;
     uint32_t q;
     switch (w->code) {
-    case KV_CODE_8: return word_at(lo + 64 * j);
-    case KV_CODE_2: case KV_CODE_3:
+    case KV_CODE_8:
+        return word_at(lo + 64 * j);
+    case KV_CODE_2:
+    case KV_CODE_3:
         q = (word_at(lo + 64 * (j >> 2)) >> (2 * (j & 3))) & 0x03030303u;
         return w->code == KV_CODE_2 ? q : q | ((word_at(hi) >> j) & 0x01010101u) << 2;
-    default: break;
+    default:
+        break;
     }
     q = (word_at(lo + 64 * (j >> 1)) >> (4 * (j & 1))) & 0x0f0f0f0fu;
     if (w->code == KV_CODE_5) q |= ((word_at(hi) >> j) & 0x01010101u) << 4;
     if (w->code == KV_CODE_6) q |= ((word_at(hi + 64 * (j >> 2)) >> (2 * (j & 3))) & 0x03030303u) << 4;
     if (w->code == KV_CODE_4T)
-        q = (uint32_t)kv_pack_iq4[q & 15] | (uint32_t)kv_pack_iq4[(q >> 8) & 15] << 8 | (uint32_t)kv_pack_iq4[(q >> 16) & 15] << 16 |
-            (uint32_t)kv_pack_iq4[q >> 24] << 24;
+        q = (uint32_t)kv_pack_iq4[q & 15] | (uint32_t)kv_pack_iq4[(q >> 8) & 15] << 8 |
+            (uint32_t)kv_pack_iq4[(q >> 16) & 15] << 16 | (uint32_t)kv_pack_iq4[q >> 24] << 24;
     return q;
 }
 
@@ -184,10 +223,20 @@ void kv_pack_scale(const kv_weight *w, const uint8_t *panel, uint32_t b, uint32_
     *m = dm;
     uint8_t sc = kv_scale_is_k(w->scale) ? panel[w->off_sc + group] : 0;
     switch (w->scale) {
-    case KV_SC_K: case KV_SC_K16: *s = d * (float)(int8_t)sc; break;
-    case KV_SC_KM: *s = d * (float)sc; *m = -(dm * (float)panel[w->off_scm + group]); break;
-    case KV_SC_K16M: *s = d * (float)(sc & 15); *m = -(dm * (float)(sc >> 4)); break;
-    default: break;
+    case KV_SC_K:
+    case KV_SC_K16:
+        *s = d * (float)(int8_t)sc;
+        break;
+    case KV_SC_KM:
+        *s = d * (float)sc;
+        *m = -(dm * (float)panel[w->off_scm + group]);
+        break;
+    case KV_SC_K16M:
+        *s = d * (float)(sc & 15);
+        *m = -(dm * (float)(sc >> 4));
+        break;
+    default:
+        break;
     }
 }
 

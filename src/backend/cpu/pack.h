@@ -3,44 +3,52 @@
  * Packed weights: a matrix w[n][k] cut into panels of 16 outputs, repacked without loss.
  * Owns: the byte layout of a panel and the table of tensor types. Must not know: threads' work split, activations.
  *
- * A quantized panel holds nb = k/32 blocks. The codes of one block are 8 "quads" of 64 bytes: byte 4*o + i of quad j is the
- * unsigned code of output o (0..15), k = 32*b + 4*j + i, which is the left operand of vpdpbusd as it is. Quads are stored as bit planes,
- * so that each becomes a vector by a shift and a mask:
- *   4-bit plane  256 bytes a block: byte of vector v = quad 2v | quad 2v+1 << 4
- *   2-bit plane  128 bytes a block: byte of vector v = quad 4v | quad 4v+1 << 2 | quad 4v+2 << 4 | quad 4v+3 << 6
- *   1-bit plane   64 bytes a block: bit j = quad j
- *   8-bit plane  512 bytes a block: quads themselves
- * Scales lie in planes of 16 outputs each: f16 [blocks or super blocks of 256][16], sub-scales as bytes [groups][16].
- * Planes start at multiples of 64 bytes, panels too; panels lie one after the other in the order they are read.
- * Value: w = s * (code - zero) for types without minimum, w = s * code + m with it; s = d or d * sub-scale, m = the file's minimum
- * or -(dmin * sub-minimum): all exact in f32.
- * A dense panel is [k][16] of the tensor's own type.
+ * A quantized panel holds nb = k/32 blocks. The codes of one block are 8 "quads" of 64 bytes: byte 4*o + i of quad j is
+ * the unsigned code of output o (0..15), k = 32*b + 4*j + i, which is the left operand of vpdpbusd as it is. Quads are
+ * stored as bit planes, so that each becomes a vector by a shift and a mask: 4-bit plane  256 bytes a block: byte of
+ * vector v = quad 2v | quad 2v+1 << 4 2-bit plane  128 bytes a block: byte of vector v = quad 4v | quad 4v+1 << 2 |
+ * quad 4v+2 << 4 | quad 4v+3 << 6 1-bit plane   64 bytes a block: bit j = quad j 8-bit plane  512 bytes a block: quads
+ * themselves Scales lie in planes of 16 outputs each: f16 [blocks or super blocks of 256][16], sub-scales as bytes
+ * [groups][16]. Planes start at multiples of 64 bytes, panels too; panels lie one after the other in the order they are
+ * read. Value: w = s * (code - zero) for types without minimum, w = s * code + m with it; s = d or d * sub-scale, m =
+ * the file's minimum or -(dmin * sub-minimum): all exact in f32. A dense panel is [k][16] of the tensor's own type.
  */
 #ifndef KV_BACKEND_CPU_PACK_H
 #define KV_BACKEND_CPU_PACK_H
 
 #include "backend/backend.h"
 
-#define KV_PANEL 16u     /* outputs a panel: f32 lanes of one 64-byte vector */
+#define KV_PANEL 16u      /* outputs a panel: f32 lanes of one 64-byte vector */
 #define KV_PACK_BLOCK 32u /* k values a block: the finest scale block but for the groups of 16 of Q2_K, Q3_K, Q6_K */
 
-enum kv_code_kind { KV_CODE_DENSE, KV_CODE_2, KV_CODE_3, KV_CODE_4, KV_CODE_4T /* 16-entry table */, KV_CODE_5, KV_CODE_6, KV_CODE_8 };
+enum kv_code_kind {
+    KV_CODE_DENSE,
+    KV_CODE_2,
+    KV_CODE_3,
+    KV_CODE_4,
+    KV_CODE_4T /* 16-entry table */,
+    KV_CODE_5,
+    KV_CODE_6,
+    KV_CODE_8
+};
 enum kv_scale_kind {
     KV_SC_NONE,
-    KV_SC_D,    /* d f16 a block */
-    KV_SC_DM,   /* d, m f16 a block */
-    KV_SC_K,    /* d f16 a super block, i8 a block */
-    KV_SC_KM,   /* d, dmin f16 a super block, u8 scale and u8 minimum a block */
-    KV_SC_K16,  /* d f16 a super block, i8 a group of 16 */
-    KV_SC_K16M  /* d, dmin f16 a super block, u8 (scale | minimum << 4) a group of 16 */
+    KV_SC_D,   /* d f16 a block */
+    KV_SC_DM,  /* d, m f16 a block */
+    KV_SC_K,   /* d f16 a super block, i8 a block */
+    KV_SC_KM,  /* d, dmin f16 a super block, u8 scale and u8 minimum a block */
+    KV_SC_K16, /* d f16 a super block, i8 a group of 16 */
+    KV_SC_K16M /* d, dmin f16 a super block, u8 (scale | minimum << 4) a group of 16 */
 };
 
-/* Tensor type, codes, scales, log2 of the zero point (-1: none). IQ4's table is stored plus 128, Q8_0 and its like are xor 0x80. */
+/* Tensor type, codes, scales, log2 of the zero point (-1: none). IQ4's table is stored plus 128, Q8_0 and its like are
+ * xor 0x80. */
 #define KV_PACK_TYPES(X)                                                                                               \
-    X(Q4_0, KV_CODE_4, KV_SC_D, 3) X(Q4_1, KV_CODE_4, KV_SC_DM, -1) X(Q5_0, KV_CODE_5, KV_SC_D, 4)                      \
-    X(Q5_1, KV_CODE_5, KV_SC_DM, -1) X(Q8_0, KV_CODE_8, KV_SC_D, 7) X(Q2_K, KV_CODE_2, KV_SC_K16M, -1)                  \
-    X(Q3_K, KV_CODE_3, KV_SC_K16, 2) X(Q4_K, KV_CODE_4, KV_SC_KM, -1) X(Q5_K, KV_CODE_5, KV_SC_KM, -1)                  \
-    X(Q6_K, KV_CODE_6, KV_SC_K16, 5) X(IQ4_NL, KV_CODE_4T, KV_SC_D, 7) X(IQ4_XS, KV_CODE_4T, KV_SC_K, 7)
+    X(Q4_0, KV_CODE_4, KV_SC_D, 3)                                                                                     \
+    X(Q4_1, KV_CODE_4, KV_SC_DM, -1) X(Q5_0, KV_CODE_5, KV_SC_D, 4) X(Q5_1, KV_CODE_5, KV_SC_DM, -1)                   \
+        X(Q8_0, KV_CODE_8, KV_SC_D, 7) X(Q2_K, KV_CODE_2, KV_SC_K16M, -1) X(Q3_K, KV_CODE_3, KV_SC_K16, 2)             \
+            X(Q4_K, KV_CODE_4, KV_SC_KM, -1) X(Q5_K, KV_CODE_5, KV_SC_KM, -1) X(Q6_K, KV_CODE_6, KV_SC_K16, 5)         \
+                X(IQ4_NL, KV_CODE_4T, KV_SC_D, 7) X(IQ4_XS, KV_CODE_4T, KV_SC_K, 7)
 
 static inline bool kv_scale_has_min(int scale) { return scale == KV_SC_DM || scale == KV_SC_KM || scale == KV_SC_K16M; }
 static inline bool kv_scale_is_g16(int scale) { return scale == KV_SC_K16 || scale == KV_SC_K16M; }
@@ -54,12 +62,12 @@ static inline uint32_t kv_code_hi_bytes(int code) {
 }
 
 struct kv_weight {
-    uint32_t type;              /* enum kv_type */
-    uint32_t n, k, nb, panels;  /* nb = k / 32 (quantized) */
+    uint32_t type;             /* enum kv_type */
+    uint32_t n, k, nb, panels; /* nb = k / 32 (quantized) */
     int32_t code, scale, zshift;
     uint32_t off_hi, off_d, off_m, off_sc, off_scm; /* planes inside a panel; the codes are at 0 */
     size_t panel_bytes;
-    uint8_t *data;              /* [panels][panel_bytes], 64-byte aligned */
+    uint8_t *data; /* [panels][panel_bytes], 64-byte aligned */
     uint64_t bytes;
 };
 

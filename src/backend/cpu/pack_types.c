@@ -10,11 +10,18 @@
 
 const uint8_t kv_pack_iq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 
-static uint16_t u16_at(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return v; }
+static uint16_t u16_at(const uint8_t *p) {
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
 
 /* 16 bytes of nibbles: low ones are values 0..15, high ones 16..31. */
 static void nibbles_16(const uint8_t *qs, uint8_t *c) {
-    for (int i = 0; i < 16; i++) { c[i] = qs[i] & 15; c[i + 16] = qs[i] >> 4; }
+    for (int i = 0; i < 16; i++) {
+        c[i] = qs[i] & 15;
+        c[i + 16] = qs[i] >> 4;
+    }
 }
 
 static void fifth_bits(const uint8_t *qh, uint8_t *c) {
@@ -89,7 +96,8 @@ void kv_pack_decode(uint32_t type, const uint8_t *row, uint32_t b, kv_pack_row *
     const uint8_t *x;
     uint32_t j = b & 7; /* block inside a super block */
     switch (type) {
-    case KV_TYPE_Q4_0: case KV_TYPE_IQ4_NL:
+    case KV_TYPE_Q4_0:
+    case KV_TYPE_IQ4_NL:
         x = row + 18 * (size_t)b;
         o->d = u16_at(x);
         nibbles_16(x + 2, o->codes);
@@ -118,9 +126,14 @@ void kv_pack_decode(uint32_t type, const uint8_t *row, uint32_t b, kv_pack_row *
         o->d = u16_at(x);
         for (int i = 0; i < 32; i++) o->codes[i] = x[2 + i] ^ 0x80;
         break;
-    case KV_TYPE_Q2_K: decode_q2_k(row + 84 * (size_t)(b >> 3), j, o); break;
-    case KV_TYPE_Q3_K: decode_q3_k(row + 110 * (size_t)(b >> 3), j, o); break;
-    case KV_TYPE_Q4_K: case KV_TYPE_Q5_K:
+    case KV_TYPE_Q2_K:
+        decode_q2_k(row + 84 * (size_t)(b >> 3), j, o);
+        break;
+    case KV_TYPE_Q3_K:
+        decode_q3_k(row + 110 * (size_t)(b >> 3), j, o);
+        break;
+    case KV_TYPE_Q4_K:
+    case KV_TYPE_Q5_K:
         x = row + (type == KV_TYPE_Q4_K ? 144 : 176) * (size_t)(b >> 3);
         o->d = u16_at(x);
         o->m = u16_at(x + 2);
@@ -129,8 +142,13 @@ void kv_pack_decode(uint32_t type, const uint8_t *row, uint32_t b, kv_pack_row *
         if (type == KV_TYPE_Q5_K)
             for (int i = 0; i < 32; i++) o->codes[i] |= (uint8_t)(((x[16 + i] >> j) & 1) << 4);
         break;
-    case KV_TYPE_Q6_K: decode_q6_k(row + 210 * (size_t)(b >> 3), j, o); break;
-    case KV_TYPE_IQ4_XS: decode_iq4_xs(row + 136 * (size_t)(b >> 3), j, o); break;
-    default: break;
+    case KV_TYPE_Q6_K:
+        decode_q6_k(row + 210 * (size_t)(b >> 3), j, o);
+        break;
+    case KV_TYPE_IQ4_XS:
+        decode_iq4_xs(row + 136 * (size_t)(b >> 3), j, o);
+        break;
+    default:
+        break;
     }
 }

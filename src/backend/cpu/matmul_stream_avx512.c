@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Decode kernels for AVX-512 with VNNI: a few rows times panels streamed from memory.
+ * Owns: gemv of level 2. Must not know: threads, unpacked records.
+ */
+#if defined(__AVX512VNNI__)
+#include "backend/cpu/matmul_avx512.h"
+
+/* Rows of the smaller body; more take six. Each body is compiled for each type. */
+#define KV_FEW_ROWS 3
+
+/* ---- decode: few rows, panels streamed from the packed form, codes only ever in registers */
+
+/* One panel x R rows of a tile of T; the first `rows` are stored. */
+KV_INLINE void stream_body(const int code, const int scale, const int zshift, const uint32_t T, const int R,
+                           const kv_matmul_out *out, uint32_t panel, const uint8_t *act, uint32_t row0, uint32_t rows) {
+    const bool g16 = kv_scale_is_g16(scale);
+    const int groups = g16 ? 2 : 1, quads = 8 / groups;
+    const uint32_t nb = out->w->nb;
+    const planes p = planes_of(out->w, panel);
+    const uint8_t *lo = p.lo, *hi = p.hi, *ahead = p.lo + PREFETCH_AHEAD;
+    __m512 acc[KV_TILE_ROWS];
+    KV_UNROLL
+    for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
+    for (uint32_t b = 0; b < nb; b++, act += KV_ACT_BYTES(T), lo += kv_code_lo_bytes(code),
+                  hi += kv_code_hi_bytes(code), ahead += block_bytes(code, scale)) {
+        prefetch_block(code, scale, ahead);
+        KV_UNROLL
+        for (int g = 0; g < groups; g++) {
+            const uint8_t *nsum = act + (g16 ? KV_ACT_NSUM16(T) + 4 * T * (uint32_t)g : KV_ACT_NSUM(T));
+            const uint8_t *dsum = act + (g16 ? KV_ACT_DSUM16(T) + 4 * T * (uint32_t)g : KV_ACT_DSUM(T));
+            __m512i sum[KV_TILE_ROWS];
+            KV_UNROLL
+            for (int r = 0; r < R; r++)
+                sum[r] = zshift >= 0 ? _mm512_slli_epi32(bcast32(nsum + 4 * r), zshift >= 0 ? zshift : 0)
+                                     : _mm512_setzero_si512();
+            KV_UNROLL
+            for (int j = 0; j < quads; j++) {
+                const int q = quads * g + j;
+                __m512i w = quad(code, lo, hi, q);
+                KV_UNROLL
+                for (int r = 0; r < R; r++)
+                    sum[r] = _mm512_dpbusd_epi32(sum[r], w, bcast32(act + 4 * (int)T * q + 4 * r));
+            }
+            __m512 s, m;
+            scales(scale, &p, b, g, &s, &m);
+            KV_UNROLL
+            for (int r = 0; r < R; r++) {
+                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]),
+                                         _mm512_mul_ps(s, bcastf(act + KV_ACT_D(T) + 4 * r)), acc[r]);
+                if (kv_scale_has_min(scale)) acc[r] = _mm512_fmadd_ps(m, bcastf(dsum + 4 * r), acc[r]);
+            }
+        }
+    }
+    const sink o = sink_of(out, panel);
+    KV_UNROLL
+    for (int r = 0; r < R; r++)
+        if ((uint32_t)r < rows) finish(&o, (row0 + (uint32_t)r) * out->y_stride, acc[r]);
+}
+
+/* Tiles of six rows take the panel one after the other, from the second on out of L1. */
+KV_INLINE void stream_type(const int code, const int scale, const int zshift, const kv_matmul_out *out, uint32_t p0,
+                           uint32_t p1, const uint8_t *act, uint32_t rows) {
+    enum { T = KV_TILE_ROWS };
+    size_t tile = (size_t)out->w->nb * KV_ACT_BYTES(T);
+    for (uint32_t panel = p0; panel < p1; panel++) {
+        if (rows == 1) {
+            stream_body(code, scale, zshift, 1, 1, out, panel, act, 0, 1);
+            continue;
+        }
+        for (uint32_t r = 0; r < rows; r += T) {
+            uint32_t n = rows - r < T ? rows - r : T;
+            const uint8_t *a = act + r / T * tile;
+            if (n <= KV_FEW_ROWS)
+                stream_body(code, scale, zshift, T, KV_FEW_ROWS, out, panel, a, r, n);
+            else
+                stream_body(code, scale, zshift, T, 6, out, panel, a, r, n);
+        }
+    }
+}
+
+#define X(TY, C, S, Z)                                                                                                 \
+    static void gemv_##TY(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows) {     \
+        stream_type(C, S, Z, out, p0, p1, act, rows);                                                                  \
+    }
+KV_PACK_TYPES(X)
+#undef X
+
+void kv_matmul_stream_avx512(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows) {
+    switch (out->w->type) {
+#define X(T, C, S, Z)                                                                                                  \
+    case KV_TYPE_##T:                                                                                                  \
+        gemv_##T(out, p0, p1, act, rows);                                                                              \
+        break;
+        KV_PACK_TYPES(X)
+#undef X
+    default:
+        break;
+    }
+}
+#endif
+typedef int kv_matmul_stream_avx512_unit; /* a translation unit is never empty */
