@@ -41,8 +41,9 @@ typedef struct kv_exec_params {
     size_t page_bytes;
 } kv_exec_params;
 
-/* One output of a matmul: y[r][o] (+)= sum_k x[r][k] w[o][k] + bias[o], rows y_stride floats apart. */
-typedef struct kv_matmul_out { const kv_weight *w; float *y; size_t y_stride; const float *bias; bool accumulate; } kv_matmul_out;
+/* One output of a matmul: y[r][o] (+)= sum_k x[r][k] w[o][k] + bias[o], rows y_stride floats apart. wide (all outputs of
+ * a call alike): 16-bit activations where the backend would use 8. */
+typedef struct kv_matmul_out { const kv_weight *w; float *y; size_t y_stride; const float *bias; bool accumulate; bool wide; } kv_matmul_out;
 
 /* RoPE tables: cos/sin[position][n_rot/2], computed once per context by the model (linear, YaRN, Llama-3 scaling inside). */
 typedef struct kv_rope { const float *cos, *sin; uint32_t n_rot; bool neox; /* halves rotate together, else adjacent pairs */ uint32_t n_positions; } kv_rope;

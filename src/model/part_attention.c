@@ -7,9 +7,9 @@ void kv_part_qkv(kv_forward *f, const kv_layer *l, const float *x, uint32_t rows
     const kv_hparams *hp = &f->m->hp;
     ops->rmsnorm(f->ex, x, l->attn_norm, hp->eps, rows, hp->n_embd, f->xn);
     kv_matmul_out outs[3] = {
-        {.w = l->wq, .y = f->q, .y_stride = (size_t)hp->n_q * hp->dk, .bias = l->bq},
-        {.w = l->wk, .y = f->k, .y_stride = (size_t)hp->n_kv * hp->dk, .bias = l->bk},
-        {.w = l->wv, .y = f->v, .y_stride = (size_t)hp->n_kv * hp->dv, .bias = l->bv},
+        {.w = l->wq, .y = f->q, .y_stride = (size_t)hp->n_q * hp->dk, .bias = l->bq, .wide = true},
+        {.w = l->wk, .y = f->k, .y_stride = (size_t)hp->n_kv * hp->dk, .bias = l->bk, .wide = true},
+        {.w = l->wv, .y = f->v, .y_stride = (size_t)hp->n_kv * hp->dv, .bias = l->bv, .wide = true},
     };
     ops->matmul(f->ex, f->xn, rows, hp->n_embd, outs, 3);
     if (l->q_norm) ops->rmsnorm(f->ex, f->q, l->q_norm, hp->eps, rows * hp->n_q, hp->dk, f->q);

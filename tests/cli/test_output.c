@@ -107,20 +107,27 @@ static void json_lines(void **state) {
         "\"pages_dropped_pressure\":0,\"pages\":{\"q2\":3},\"ppl\":null,\"text\":\"a\xef\xbf\xbd\\\"\"}\n");
 }
 
-/* Every split of a text with characters of 1 to 4 bytes and broken ones gives the text of one push. */
-static void utf8_streams(void **state) {
-    (void)state;
-    static const char s[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82"
-                            "b\xff\xc3(\xe2\x82(\xed\xa0\x80\xf4\x90\x80\x80\xc0\x80z\xe2\x82\xe2\x82\xac\xf0\x9f";
-    char whole[256], piece[256], joined[256];
-    size_t n = sizeof s - 1;
-    kv_utf8_stream u = {0};
-    size_t len = kv_utf8_push(&u, s, n, whole);
-    len += kv_utf8_finish(&u, whole + len);
-    whole[len] = 0;
-    char clean[256];
-    assert_int_equal(kv_utf8_clean(s, n, clean), len);
-    assert_memory_equal(clean, whole, len);
+#define FFFD "\xef\xbf\xbd"
+/* Well-formed and broken sequences, and what they become: a byte that starts no character is one U+FFFD (Unicode 15,
+ * table 3-7). */
+static const char *const utf8_pairs[][2] = {
+    {"a\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82z", "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82z"},
+    {"b\xff\xc3(", "b" FFFD FFFD "("},
+    {"\xe2\x82(", FFFD FFFD "("},
+    {"\xed\xa0\x80", FFFD FFFD FFFD}, /* a surrogate */
+    {"\xed\x9f\xbf", "\xed\x9f\xbf"},
+    {"\xf4\x90\x80\x80", FFFD FFFD FFFD FFFD}, /* past U+10FFFF */
+    {"\xf4\x8f\xbf\xbf", "\xf4\x8f\xbf\xbf"},
+    {"\xc0\x80\xe0\x9f\xbf\xf0\x8f\xbf\xbf", FFFD FFFD FFFD FFFD FFFD FFFD FFFD FFFD FFFD}, /* overlong */
+    {"\xe2\x82\xf0\x9f\x99\x82", FFFD FFFD "\xf0\x9f\x99\x82"},
+    {"\xe2\x82\xe2\x82\xac\xf0\x9f", FFFD FFFD "\xe2\x82\xac" FFFD FFFD},
+};
+
+/* Every split of a text, and byte by byte: the same characters, never half a one. */
+static void utf8_split(const char *s, const char *expected) {
+    char piece[256], joined[256];
+    size_t n = strlen(s);
+    kv_utf8_stream u;
     for (size_t a = 0; a <= n; a++)
         for (size_t b = a; b <= n; b++) {
             size_t at = 0, cut[4] = {0, a, b, n};
@@ -132,15 +139,28 @@ static void utf8_streams(void **state) {
                 at += k;
             }
             at += kv_utf8_finish(&u, joined + at);
-            assert_int_equal(at, len);
-            assert_memory_equal(joined, whole, len);
+            joined[at] = 0;
+            assert_string_equal(joined, expected);
         }
-    memset(&u, 0, sizeof u);
     size_t at = 0;
+    memset(&u, 0, sizeof u);
     for (size_t i = 0; i < n; i++) at += kv_utf8_push(&u, s + i, 1, joined + at);
-    at += kv_utf8_finish(&u, joined + at);
-    assert_int_equal(at, len);
-    assert_memory_equal(joined, whole, len);
+    kv_utf8_finish(&u, joined + at);
+    assert_string_equal(joined, expected);
+}
+
+static void utf8_streams(void **state) {
+    (void)state;
+    char clean[256], all[256] = "", want[256] = "";
+    for (size_t i = 0; i < sizeof utf8_pairs / sizeof *utf8_pairs; i++) {
+        const char *s = utf8_pairs[i][0], *expected = utf8_pairs[i][1];
+        assert_int_equal(kv_utf8_clean(s, strlen(s), clean), strlen(expected));
+        assert_string_equal(clean, expected);
+        utf8_split(s, expected);
+        strcat(strcat(all, s), "."); /* separated, since the last one is cut off */
+        strcat(strcat(want, expected), ".");
+    }
+    utf8_split(all, want);
 }
 
 static void questions(void **state) {

@@ -43,6 +43,8 @@ typedef struct kv_attn_page {
     float *m, *l, *o;             /* [nq], [nq], [nq][o_stride] of dvp */
     size_t q_stride, o_stride;
     float softcap;                /* reference level only; 0: none */
+    const uint8_t *next;          /* page to fetch meanwhile, next_bytes long; NULL: none */
+    size_t next_bytes;
 } kv_attn_page;
 
 /* One key tile for nq queries: query i sees columns [lo[i], hi[i]) of the tile. */

@@ -48,11 +48,6 @@ static void page_of(const decode_job *j, const kv_stream *st, uint32_t i, uint32
     }
 }
 
-static inline void prefetch_page(const uint8_t *data, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i, 0, 3);
-}
-
 static void run_item(void *ctx, uint32_t index, uint32_t thread)
 {
     const decode_job *j = ctx;
@@ -75,7 +70,8 @@ static void run_item(void *ctx, uint32_t index, uint32_t thread)
         p = next;
         if (i + 1 < it->count) {
             page_of(j, st, it->first + i + 1, row->position, &next);
-            if (next.lo < next.hi) prefetch_page(next.data, next.layout->bytes_used);
+            p.next = next.lo < next.hi ? next.data : NULL;
+            p.next_bytes = next.layout->bytes_used;
         }
         kv_attn_fold_page(j->ex, &p, w);
     }

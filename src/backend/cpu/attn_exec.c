@@ -108,7 +108,7 @@ kv_status kv_attn_exec_init(kv_cpu_exec *ex, kv_error *err)
     const kv_exec_params *p = &ex->params;
     kv_attn_scratch *s = kv_calloc(1, sizeof *s);
     if (!s) KV_FAIL(err, MEMORY, "attention scratch");
-    s->n_threads = kv_threads_count(ex->threads);
+    s->n_threads = ex->threads ? kv_threads_count(ex->threads) : 1;
     s->rows = p->max_heads > KV_ATTN_ITEM_ROWS ? p->max_heads : KV_ATTN_ITEM_ROWS;
     s->o_stride = kv_pad16(p->max_head_dim);
     s->q_stride = (p->max_head_dim + 31u) & ~31u;

@@ -220,14 +220,26 @@ INLINE void page_scores(const uint8_t *base, uint32_t P, uint32_t dkp, uint32_t 
     }
 }
 
+/* Fetches a quarter of the next page: all at once would wait for the few line buffers a core has. */
+INLINE void prefetch_quarter(const kv_attn_page *a, uint32_t q0, size_t quarter)
+{
+    if (!a->next || q0) return;
+    size_t n = (a->next_bytes / 4 + 63) & ~(size_t)63, from = n * quarter, to = from + n < a->next_bytes ? from + n : a->next_bytes;
+    for (size_t i = from; i < to; i += 64) __builtin_prefetch(a->next + i, 0, 3);
+}
+
 INLINE void f16_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const int nq)
 {
     const kv_page_layout *L = a->layout;
     const float bias[KV_ATTN_QBLOCK] = {0};
     float keep[KV_ATTN_QBLOCK];
+    prefetch_quarter(a, q0, 0);
     for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16)
         page_scores(a->data + L->k_off, L->tokens, L->dkp, t, a->q + q0 * a->q_stride, a->q_stride, bias, w->scores, w->slots, SRC_F16, nq);
+    prefetch_quarter(a, q0, 1);
     softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
+    prefetch_quarter(a, q0, 2);
+    prefetch_quarter(a, q0, 3);
     uint32_t col = 0;
     for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, NULL, SRC_F16, nq, 4);
     for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, NULL, SRC_F16, nq, 1);
@@ -249,10 +261,13 @@ INLINE void q8_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const 
 {
     const kv_page_layout *L = a->layout;
     float bias[KV_ATTN_QBLOCK], keep[KV_ATTN_QBLOCK], add[KV_ATTN_QBLOCK];
+    prefetch_quarter(a, q0, 0);
     for (int q = 0; q < nq; q++) bias[q] = fold_scale(a->q + (q0 + (uint32_t)q) * a->q_stride, w->k_scale, w->k_mid, L->dkp, w->qs + (uint32_t)q * w->d);
     for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16)
         page_scores(a->data + L->k_off, L->tokens, L->dkp, t, w->qs, w->d, bias, w->scores, w->slots, SRC_U8, nq);
+    prefetch_quarter(a, q0, 1);
     softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
+    prefetch_quarter(a, q0, 2);
     for (int q = 0; q < nq; q++) {
         float *p = w->scores + (uint32_t)q * w->slots, *pw = w->weighted + (uint32_t)q * w->slots;
         v16 sum = v_set(0.0f);
@@ -263,6 +278,7 @@ INLINE void q8_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const 
         }
         add[q] = v_hsum(sum);
     }
+    prefetch_quarter(a, q0, 3);
     uint32_t col = 0;
     for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, add, SRC_U8, nq, 4);
     for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, add, SRC_U8, nq, 1);
@@ -303,6 +319,7 @@ INLINE void group_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, con
     const kv_page_layout *L = a->layout;
     uint32_t g = kv_formats[L->kf].group;
     float bias[KV_ATTN_QBLOCK], keep[KV_ATTN_QBLOCK];
+    prefetch_quarter(a, q0, 0);
     for (uint32_t t0 = a->lo / g * g; t0 < a->hi; t0 += g) {
         widen_padded((const uint16_t *)(const void *)(a->data + L->k_scale_off) + t0 / g * L->dkp, L->dkp, w->k_scale);
         widen_padded((const uint16_t *)(const void *)(a->data + L->k_min_off) + t0 / g * L->dkp, L->dkp, w->k_mid);
@@ -310,7 +327,10 @@ INLINE void group_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, con
         for (uint32_t t = t0; t < t0 + g && t < a->hi; t += 16)
             page_scores(a->data + L->k_off, L->tokens, L->dkp, t, w->qs, w->d, bias, w->scores, w->slots, src, nq);
     }
+    prefetch_quarter(a, q0, 1);
     softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
+    prefetch_quarter(a, q0, 2);
+    prefetch_quarter(a, q0, 3);
     uint32_t col = 0;
     for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, NULL, src, nq, 4);
     for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, NULL, src, nq, 1);
@@ -361,7 +381,11 @@ INLINE void ladder_scales(const kv_attn_page *a, kv_attn_work *w)
     int e0 = (int8_t)a->data[L->e0_off];
     e0 = e0 < -100 ? -100 : e0 > 100 ? 100 : e0;
     uint32_t bias = (uint32_t)(e0 + 127) << 23;
-    for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16) v_store(w->token_a + t, v_bits(n_add(n_shl19(n_u8(a->data + L->a_off + t)), n_set((int)bias))));
+    for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16) {
+        uint8_t u[16] = {0}; /* 8 slots may be left, and the page ends behind them */
+        memcpy(u, a->data + L->a_off + t, L->tokens - t < 16 ? 8 : 16);
+        v_store(w->token_a + t, v_bits(n_add(n_shl19(n_u8(u)), n_set((int)bias))));
+    }
 }
 
 INLINE v16 v_abs(v16 x) { return v_max(x, v_sub(v_set(0.0f), x)); }
@@ -444,6 +468,7 @@ INLINE void ladder_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, co
     uint32_t stride = w->slots > w->d ? w->slots : w->d;
     float step[KV_ATTN_QBLOCK], bias[KV_ATTN_QBLOCK], keep[KV_ATTN_QBLOCK], sum[KV_ATTN_QBLOCK];
     int32_t total[KV_ATTN_QBLOCK];
+    prefetch_quarter(a, q0, 0);
     ladder_queries(a, w, q0, stride, step, bias, total, nq, kwide);
     ladder_k(a, w, stride, nq * (kwide ? 2 : 1));
     for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16)
@@ -451,10 +476,13 @@ INLINE void ladder_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, co
             v16 s = centred(w->isum + (uint32_t)q * (kwide ? 2 : 1) * stride, stride, t, kwide, n_set(total[q]));
             v_store(w->scores + (uint32_t)q * w->slots + t, v_fma(s, v_set(0.5f * step[q]), v_set(bias[q])));
         }
+    prefetch_quarter(a, q0, 1);
     softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
+    prefetch_quarter(a, q0, 2);
     ladder_weights(a, w, stride, step, sum, total, nq, vwide);
     bool any = false;
     for (int q = 0; q < nq; q++) any |= step[q] > 0.0f;
+    prefetch_quarter(a, q0, 3);
     if (any) ladder_v(a, w, stride, nq * (vwide ? 2 : 1));
     for (uint32_t c = 0; c < L->dvp; c += 16)
         for (int q = 0; q < nq; q++) {

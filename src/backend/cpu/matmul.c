@@ -33,6 +33,7 @@ typedef struct mm_scratch {
     uint8_t *memory, *act;
     uint32_t max_rows;
     mm_thread *threads;
+    kv_matmul_wide wide;
 } mm_scratch;
 
 const struct kv_matmul_kernels *kv_matmul_kernels_get(int level) {
@@ -47,7 +48,7 @@ static uint32_t div_up(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 
 kv_status kv_matmul_exec_init(kv_cpu_exec *ex, kv_error *err) {
     const kv_exec_params *p = &ex->params;
-    uint32_t rows = p->max_rows ? p->max_rows : 1, threads = p->threads ? p->threads : 1;
+    uint32_t rows = p->max_rows > 2 ? p->max_rows : 2, threads = p->threads ? p->threads : 1;
     size_t act = (size_t)div_up(rows, KV_TILE_ROWS) * (p->max_k / 32 + 1) * KV_ACT_BYTES(KV_TILE_ROWS);
     size_t rec = (size_t)RANGE_BLOCKS * 2 * KV_REC_BYTES, acc = (size_t)ITEM_ROWS * 2 * KV_PANEL * sizeof(float);
     mm_scratch *s = kv_calloc(1, sizeof *s);
@@ -63,6 +64,10 @@ kv_status kv_matmul_exec_init(kv_cpu_exec *ex, kv_error *err) {
     /* Zeros once: the second panel of an odd pair is computed on what lies there and never stored. */
     memset(s->memory, 0, act + threads * (rec + acc));
     s->act = s->memory;
+    if (kv_matmul_wide_init(&s->wide, p, err)) {
+        kv_matmul_exec_free(ex);
+        return KVIST_E_MEMORY;
+    }
     for (uint32_t t = 0; t < threads; t++) {
         s->threads[t].rec = s->memory + act + t * (rec + acc);
         s->threads[t].acc = (float *)(void *)(s->threads[t].rec + rec);
@@ -73,6 +78,7 @@ kv_status kv_matmul_exec_init(kv_cpu_exec *ex, kv_error *err) {
 void kv_matmul_exec_free(kv_cpu_exec *ex) {
     mm_scratch *s = ex->matmul_scratch;
     if (!s) return;
+    kv_matmul_wide_free(&s->wide);
     kv_free(s->threads);
     kv_free64(s->memory);
     kv_free(s);
@@ -164,8 +170,8 @@ static void product_item(void *ctx, uint32_t item, uint32_t thread) {
     }
 }
 
-static void matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs,
-                        uint32_t n_outs) {
+void kv_matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs,
+                    uint32_t n_outs) {
     mm_job j = {.kn = ex->be->matmul,
                 .s = ex->matmul_scratch,
                 .x = x,
@@ -193,10 +199,16 @@ static void matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t
 void kv_cpu_matmul(kv_exec *ex_, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs,
                    uint32_t n_outs) {
     kv_cpu_exec *ex = kv_cpu_exec_of(ex_);
-    uint32_t most = ((mm_scratch *)ex->matmul_scratch)->max_rows;
+    mm_scratch *s = ex->matmul_scratch;
+    uint32_t most = s->max_rows;
     assert(n_outs > 0 && n_outs <= 8 && rows <= most);
     if (rows == 0 || rows > most) return;
-    matmul_rows(ex, x, rows, k, outs, n_outs);
+    bool coded = true;
+    for (uint32_t i = 0; i < n_outs; i++) coded = coded && outs[i].w->code != KV_CODE_DENSE;
+    if (outs[0].wide && coded && ex->params.precise == 0)
+        kv_matmul_wide_rows(ex, &s->wide, x, rows, k, outs, n_outs, most);
+    else
+        kv_matmul_rows(ex, x, rows, k, outs, n_outs);
 }
 
 /* ---- embedding */
