@@ -9,25 +9,25 @@
 
 #include <stdlib.h>
 
-static void count_page(const kv_seq *s, uint32_t page, uint64_t list_bytes, kv_seq_bytes *out) {
+static void count_page(const kv_seq *s, const uint32_t *own_refs, uint32_t page, uint64_t list_bytes, kv_seq_bytes *out) {
     const kv_page_entry *e = kv_pool_entry(s->pool, page);
     uint64_t bytes = kv_pool_page_bytes(s->pool) + sizeof *e;
     out->pages++;
     out->by_format[e->format & 15u]++;
     out->bytes_true += bytes + list_bytes;
-    out->bytes_unique += (e->refs == 1 ? bytes : 0) + list_bytes;
+    out->bytes_unique += (e->refs - (own_refs ? own_refs[page] : 0) == 1 ? bytes : 0) + list_bytes;
 }
 
-void kv_seq_count(const kv_seq *s, kv_seq_bytes *out) {
+void kv_seq_count(const kv_seq *s, const uint32_t *own_refs, kv_seq_bytes *out) {
     *out = (kv_seq_bytes){0};
     for (uint32_t i = 0; i < s->n_streams; i++) {
         const kv_stream *st = &s->streams[i];
         for (uint32_t h = 0; h < st->n_handles; h++) {
             const kv_page_entry *e = kv_pool_entry(s->pool, st->handles[h].page);
-            count_page(s, st->handles[h].page, sizeof(kv_handle), out);
+            count_page(s, own_refs, st->handles[h].page, sizeof(kv_handle), out);
             out->tokens_stored_sum += (uint64_t)e->n - e->start;
         }
-        for (uint32_t t = 0; t < st->n_tail; t++) count_page(s, st->tail[t], sizeof *st->tail, out);
+        for (uint32_t t = 0; t < st->n_tail; t++) count_page(s, own_refs, st->tail[t], sizeof *st->tail, out);
         out->tokens_stored_sum += st->tail_len;
         uint64_t q2 = st->q2.sum ? (uint64_t)st->shape->dk * (1 + st->q2.n_rows) * sizeof(float) : 0;
         out->bytes_true += q2;

@@ -139,3 +139,11 @@ uint64_t kv_snapshot_bytes(const kv_snapshot *snap) {
     }
     return snap->bytes + pages * (kv_pool_page_bytes(snap->pool) + sizeof(kv_page_entry));
 }
+
+void kv_snapshot_add_refs(const kv_snapshot *snap, uint32_t *refs) {
+    for (uint32_t i = 0; i < snap->n_streams; i++) {
+        const kv_stream *st = &snap->streams[i];
+        for (uint32_t h = 0; h < st->n_handles; h++) refs[st->handles[h].page]++;
+        for (uint32_t t = 0; t < st->n_tail; t++) refs[st->tail[t]]++;
+    }
+}

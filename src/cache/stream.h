@@ -100,10 +100,14 @@ void kv_snapshot_free(kv_snapshot **snap);
 uint32_t kv_snapshot_length(const kv_snapshot *snap);
 uint64_t kv_snapshot_bytes(const kv_snapshot *snap); /* arrays it owns, and pages nobody else holds */
 
+/* Adds one to refs[page] for each page the snapshot holds; refs has an item for every page of the pool. */
+void kv_snapshot_add_refs(const kv_snapshot *snap, uint32_t *refs);
+
 /* True bytes (DESIGN 5): pages x page size + 32 B entry a page + 12 B a handle + 4 B a tail page + 4 B a q2 float in use. unique: without pages with refs > 1
  * held by others. by_format[16] counts pages by K format id; may be NULL. */
 typedef struct kv_seq_bytes { uint64_t bytes_true, bytes_unique, pages, tokens_stored_sum, by_format[16]; } kv_seq_bytes;
-void kv_seq_count(const kv_seq *s, kv_seq_bytes *out);
+/* own_refs: references by the owner's own snapshots (kv_snapshot_add_refs), which do not make a page shared; NULL: none. */
+void kv_seq_count(const kv_seq *s, const uint32_t *own_refs, kv_seq_bytes *out);
 /* Every invariant of this header, between syncs; false and a sentence in err. (That pages in use are those of sequences and
  * snapshots is for the owner of all of them: tests compare the sum with the pool's counters.) */
 bool kv_seq_check(const kv_seq *s, kv_error *err);

@@ -121,7 +121,7 @@ static int read_and_answer(chat *c) {
     kvist_session_on_progress(c->s, NULL, NULL);
     kv_out_progress_clear(&progress.bar);
     if (st) {
-        kv_cli_interrupt_default();
+        kv_cli_interrupt_at_prompt();
         if (st == KVIST_E_CANCELLED)
             fprintf(stderr, "stopped while reading; the message is taken back\n");
         else
@@ -137,7 +137,7 @@ static int read_and_answer(chat *c) {
                       .ignore_end = c->o->ignore_eos,
                       .out = c->o->json ? NULL : stdout};
     int rc = kv_cli_generate(&g);
-    kv_cli_interrupt_default();
+    kv_cli_interrupt_at_prompt();
     if (rc == KV_CLI_OK && c->o->json) {
         kvist_report r;
         kvist_session_report(c->s, &r);
@@ -281,13 +281,20 @@ static int command(chat *c, const char *line, bool *quit) {
 }
 
 static int converse(chat *c) {
-    bool quit = false;
+    bool quit = false, again = false;
     int rc = KV_CLI_OK;
     if (kv_cli_line_is_terminal() && !c->o->quiet)
         fprintf(stderr, "%s, %s, context %u; /help lists commands\n\n",
                 c->e.info.name ? c->e.info.name : c->e.info.arch, c->policy, c->n_ctx);
     while (rc == KV_CLI_OK && !quit) {
+        kv_cli_interrupt_at_prompt();
         char *line = kv_cli_line_read("> ", NULL);
+        if (!line && kv_cli_interrupted() && !again && kv_cli_line_is_terminal()) {
+            fprintf(stderr, "\n(Ctrl-C again, Ctrl-D or /quit ends)\n"); /* it may have been meant for the answer */
+            again = true;
+            continue;
+        }
+        again = false;
         if (!line) break;
         if (line[0] == '/' && line[1] != '/')
             rc = command(c, line, &quit);

@@ -68,8 +68,8 @@ int kv_cli_tokens(const cli_engine *e, const char *text, size_t len, bool specia
 char *kv_cli_text(const kvist_model *m, const int32_t *ids, size_t n);
 
 /* ---- Ctrl-C: the first one sets a flag that progress callbacks and token loops read; a second one ends the program */
-void kv_cli_interrupt_install(void); /* idempotent; also clears the flag */
-void kv_cli_interrupt_default(void); /* the terminal's usual meaning again */
+void kv_cli_interrupt_install(void);   /* idempotent; also clears the flag */
+void kv_cli_interrupt_at_prompt(void); /* the same, and a line being read ends; clears the flag */
 bool kv_cli_interrupted(void);
 
 /* Progress of a session or measurement: draws the bar, stops on Ctrl-C. */

@@ -32,12 +32,13 @@ void kv_cli_interrupt_install(void) {
     sigaction(SIGINT, &sa, NULL);
 }
 
-void kv_cli_interrupt_default(void) {
+void kv_cli_interrupt_at_prompt(void) {
     struct sigaction sa;
     memset(&sa, 0, sizeof sa);
-    sa.sa_handler = SIG_DFL;
-    sigaction(SIGINT, &sa, NULL);
+    sa.sa_handler = on_interrupt;
+    sigemptyset(&sa.sa_mask);
     interrupted = 0;
+    sigaction(SIGINT, &sa, NULL); /* no SA_RESTART: reading a line ends */
 }
 
 bool kv_cli_interrupted(void) { return interrupted != 0; }

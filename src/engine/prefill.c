@@ -37,7 +37,7 @@ static kv_status make_plan(kv_job *j, kv_error *err) {
     if (!layers) KV_FAIL(err, MEMORY, "compression plan");
     kv_status st = KVIST_OK;
     kv_seq_bytes now;
-    kv_seq_count(s->seq, &now);
+    kv_seq_count(s->seq, NULL, &now);
     const kv_stream *st0 = &s->seq->streams[0];
     uint64_t tail_bytes = 0;
     for (uint32_t i = 0; i < s->seq->n_streams; i++) tail_bytes += (uint64_t)s->seq->streams[i].n_tail * (m->page_bytes + sizeof(kv_page_entry) + 4);

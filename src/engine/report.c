@@ -2,6 +2,8 @@
 /* Reports: counted from the pages that are there, never estimated. */
 #include "engine/engine.h"
 
+#include "base/alloc.h"
+
 #include <string.h>
 
 static void masses(const kvist_session *s, kvist_report *out) {
@@ -22,12 +24,24 @@ static void masses(const kvist_session *s, kvist_report *out) {
     out->mass_position = s->point.mass_position;
 }
 
+/* References by the session's own snapshots: they share nothing with anybody. NULL (pages then count as shared) when there is no memory. */
+static uint32_t *own_refs(const kvist_session *s) {
+    kv_pool_stats st;
+    kv_pool_get_stats(s->e->pool, &st);
+    uint32_t *refs = kv_calloc(st.pages_max, sizeof *refs);
+    for (uint32_t i = 0; refs && i < KV_MAX_SNAPSHOTS; i++)
+        if (s->saved[i].snap) kv_snapshot_add_refs(s->saved[i].snap, refs);
+    return refs;
+}
+
 void kvist_session_report(const kvist_session *cs, kvist_report *out) {
     kvist_session *s = (kvist_session *)cs; /* the engine's lock is not part of what the report describes */
     memset(out, 0, sizeof *out);
     kv_engine_enter(s->e);
     kv_seq_bytes b;
-    kv_seq_count(s->seq, &b);
+    uint32_t *refs = own_refs(s);
+    kv_seq_count(s->seq, refs, &b);
+    kv_free(refs);
     kv_policy_print(&s->policies[s->n_policies - 1], out->policy, sizeof out->policy);
     out->tokens_seen = s->n;
     out->tokens_stored = s->seq->n_streams ? (double)b.tokens_stored_sum / s->seq->n_streams : 0;

@@ -191,7 +191,7 @@ static void product(int level, uint32_t threads, int precise, const kv_weight *w
     uint32_t stride = w->n + 3;
     float *buf = malloc((size_t)rows * stride * sizeof *buf);
     for (size_t i = 0; i < (size_t)rows * stride; i++) buf[i] = i % stride < w->n ? 0.25f : CANARY;
-    kv_matmul_out out = {w, buf, stride, bias, accumulate};
+    kv_matmul_out out = {.w = w, .y = buf, .y_stride = stride, .bias = bias, .accumulate = accumulate};
     kv_cpu_matmul(&c.ex.base, x, rows, k, &out, 1);
     for (uint32_t r = 0; r < rows; r++) {
         for (uint32_t o = w->n; o < stride; o++) assert_true(buf[(size_t)r * stride + o] == CANARY);
@@ -287,7 +287,7 @@ static void test_many_rows(void **state) {
             context c;
             context_open(&c, level, threads, 0, k);
             kv_matmul_out outs[3];
-            for (int i = 0; i < 3; i++) outs[i] = (kv_matmul_out){w[i], y[i], n[i], NULL, false};
+            for (int i = 0; i < 3; i++) outs[i] = (kv_matmul_out){.w = w[i], .y = y[i], .y_stride = n[i]};
             kv_cpu_matmul(&c.ex.base, x, rows, k, outs, 3);
             for (int i = 0; i < 3; i++) {
                 if (level == 1 && threads == 1) memcpy(first[i], y[i], sizeof(float) * rows * n[i]);

@@ -121,7 +121,7 @@ static void compare_world(const world *w) {
         if (!kv_seq_check(seq, &err)) fail_msg("%s", err.message);
         charged += seq->charged;
         kv_seq_bytes got;
-        kv_seq_count(seq, &got);
+        kv_seq_count(seq, NULL, &got);
         uint64_t pages = 0, unique = 0, list = 0, tokens = 0, q2 = 0;
         for (uint32_t i = 0; i < STREAMS; i++) {
             const nstream *n = &m->st[i];

@@ -55,6 +55,7 @@ static void reports_are_counts(void **state) {
         assert_int_equal(r.pages, pages);
         assert_int_equal(r.bytes_true, bytes + pages * (fx.info.page_bytes + 32));
         assert_true(fabs(r.tokens_stored - stored / n) < 1e-9);
+        assert_int_equal(r.bytes_unique, r.bytes_true); /* the session's own snapshots share nothing with anybody */
         assert_int_equal(r.bytes_f16, (PROMPT + 90ull) * fx.info.bytes_f16_token);
         while (kv_engine_drop_oldest_snapshot(e)) {}
         kv_pool_stats ps;

@@ -288,7 +288,7 @@ static uint64_t bytes_of_plan(const setup *s, const model *m, const kv_plan *p) 
     }
     assert_int_equal(global, 0);
     kv_seq_bytes bytes;
-    kv_seq_count(seq, &bytes);
+    kv_seq_count(seq, NULL, &bytes);
     kv_seq_free(&seq);
     kv_pool_free(&pool);
     return bytes.bytes_true;
