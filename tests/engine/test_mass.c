@@ -32,8 +32,26 @@ static int best_first(const void *a, const void *b) {
     return x->score > y->score ? -1 : x->score < y->score ? 1 : (x->t > y->t) - (x->t < y->t);
 }
 
+/* KV-Compress: each query head's squares max-pooled over all keys, then the group sum. */
+static void square_scores_of(const probe *w, uint32_t l, uint32_t h, uint32_t cand, uint32_t pool, ranked *out) {
+    for (uint32_t t = 0; t < cand; t++) {
+        out[t] = (ranked){0, t};
+        for (uint32_t g = 0; g < G; g++) {
+            const double *sum = w->sums[l][h * G + g];
+            double best = 0;
+            for (uint32_t k = t < pool / 2 ? 0 : t - pool / 2; k < N && k <= t + pool / 2; k++)
+                if (sum[k] > best) best = sum[k];
+            out[t].score += best;
+        }
+    }
+}
+
 /* SnapKV: group sum, max-pool over the candidates; H2O: group sum. */
 static void scores_of(const probe *w, uint32_t l, uint32_t h, uint32_t cand, uint32_t pool, ranked *out) {
+    if (w->square) {
+        square_scores_of(w, l, h, cand, pool, out);
+        return;
+    }
     double sum[N];
     for (uint32_t t = 0; t < cand; t++) {
         sum[t] = 0;
@@ -62,7 +80,7 @@ static double mass_of(const probe *w, uint32_t l, uint32_t h, const ranked *r, u
     return least;
 }
 
-static void check(const char *policy, bool all_rows, uint32_t pool, uint32_t cand, uint32_t keep, uint32_t local) {
+static void check(const char *policy, bool all_rows, bool square, uint32_t pool, uint32_t cand, uint32_t keep, uint32_t local) {
     static probe w;
     static ranked r[N];
     fixture fx;
@@ -73,6 +91,7 @@ static void check(const char *policy, bool all_rows, uint32_t pool, uint32_t can
     fixture_ids(ids, N, 9);
     memset(&w, 0, sizeof w);
     w.from = all_rows ? 0 : N - 32;
+    w.square = square;
     double *logits;
     assert_true(naive_forward_probed(fx.path, ids, N, &logits, watch, &w) > 0);
     free(logits);
@@ -96,16 +115,21 @@ static void check(const char *policy, bool all_rows, uint32_t pool, uint32_t can
 
 static void snapkv(void **state) {
     (void)state;
-    check("snapkv,tokens=96", false, 7, N - 32, 64, 0);
+    check("snapkv,tokens=96", false, false, 7, N - 32, 64, 0);
 }
 
 static void h2o(void **state) {
     (void)state;
     /* keep .2 of 400 = 80 tokens, 40 of them the newest */
-    check("h2o", true, 1, N - 40, 40, 40);
+    check("h2o", true, false, 1, N - 40, 40, 40);
+}
+
+static void squared_votes(void **state) {
+    (void)state;
+    check("snapkv,score=vote2,tokens=96", false, true, 7, N - 32, 64, 0);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(snapkv), cmocka_unit_test(h2o)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(snapkv), cmocka_unit_test(h2o), cmocka_unit_test(squared_votes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -176,27 +176,87 @@ static void nothing_allocated_per_token(void **state) {
     }
 }
 
-/* Every allocation fails once: an error comes back, nothing leaks (the sanitizers see it), and the session still works after. */
+/* The n-th allocation of a script fails: an error comes back, nothing leaks (the sanitizers see it), and a session that was created
+ * works on. False: the script needs fewer than n allocations. */
+static bool script_with_failure(const char *policy, uint64_t n) {
+    kvist_error err;
+    kvist_engine *e = NULL;
+    kvist_session *s = NULL;
+    kvist_engine_params p = {.threads = 2, .n_ctx = 512, .max_sessions = 2};
+    uint64_t before = kv_alloc_count();
+    kv_alloc_test_fail_at(n);
+    int st = kvist_engine_create(fx.m, &p, &e, &err);
+    if (!st) st = kvist_session_create(e, policy, &s, &err);
+    if (!st) st = kvist_session_sync(s, ids, 140, &err);
+    for (uint32_t i = 140; i < 180 && !st; i++) st = kvist_session_decode(s, ids[i], &err);
+    if (!st) st = kvist_session_truncate(s, 150, &err);
+    if (!st) st = kvist_session_sync(s, ids, 230, &err);
+    kv_alloc_test_fail_at(0);
+    bool hit = kv_alloc_count() - before >= n;
+    if (!hit && st) fail_msg("%s: %s, and no allocation failed", policy, err.message);
+    if (st && st != KVIST_E_MEMORY) fail_msg("%s: allocation %llu: %s", policy, (unsigned long long)n, err.message);
+    if (s) {
+        if (kvist_session_sync(s, ids, 240, &err)) fail_msg("%s: allocation %llu: the session is dead: %s", policy, (unsigned long long)n, err.message);
+        assert_int_equal(kvist_session_length(s), 240);
+        kv_error why;
+        if (!kv_seq_check(s->seq, &why)) fail_msg("%s: allocation %llu: %s", policy, (unsigned long long)n, why.message);
+    }
+    kvist_session_close(&s);
+    kvist_engine_close(&e);
+    return hit;
+}
+
+/* Every allocation of the first 300, every fifth of the rest, until the script ends before its failure. */
 static void failed_allocations(void **state) {
     (void)state;
-    for (uint64_t n = 1; n < 400; n++) {
-        kvist_error err;
-        kvist_engine *e = NULL;
-        kvist_session *s = NULL;
-        kvist_engine_params p = {.threads = 2, .n_ctx = 512, .max_sessions = 2};
-        kv_alloc_test_fail_at(n);
-        int st = kvist_engine_create(fx.m, &p, &e, &err);
-        if (!st) st = kvist_session_create(e, n % 2 ? "kvcompress,rate=4,format=q2s" : "full,format=q4", &s, &err);
-        if (!st) st = kvist_session_sync(s, ids, 300, &err);
-        if (!st) st = kvist_session_decode(s, ids[300], &err);
-        kv_alloc_test_fail_at(0);
-        if (s) {
-            if (kvist_session_sync(s, ids, 310, &err)) fail_msg("allocation %llu: the session is dead: %s", (unsigned long long)n, err.message);
-            assert_int_equal(kvist_session_length(s), 310);
-        }
-        kvist_session_close(&s);
-        kvist_engine_close(&e);
+    static const char *const policies[] = {"kvcompress,rate=4,format=q2s", "full,format=q4"};
+    for (int i = 0; i < 2; i++) {
+        uint64_t n = 1;
+        while (script_with_failure(policies[i], n)) n += n < 300 ? 1 : 5;
+        print_message("%s: fewer than %llu allocations\n", policies[i], (unsigned long long)n);
+        assert_true(n > 50);
     }
+}
+
+static void failed_loading(void **state) {
+    (void)state;
+    for (uint64_t n = 1;; n += n < 300 ? 1 : 5) {
+        kvist_error err;
+        kvist_model *m;
+        uint64_t before = kv_alloc_count();
+        kv_alloc_test_fail_at(n);
+        int st = kvist_model_open(fx.path, NULL, &m, &err);
+        kv_alloc_test_fail_at(0);
+        if (kv_alloc_count() - before < n) {
+            assert_int_equal(st, 0);
+            kvist_model_close(&m);
+            print_message("fewer than %llu allocations\n", (unsigned long long)n);
+            return;
+        }
+        if (st && st != KVIST_E_MEMORY) fail_msg("allocation %llu: %s", (unsigned long long)n, err.message);
+        assert_true(!st == !!m);
+        kvist_model_close(&m);
+    }
+}
+
+/* Tokens generated one by one are sealed in order: sinks first, a page as soon as the newest `recent` leave it whole. */
+static void decoding_seals_in_order(void **state) {
+    (void)state;
+    enum { SINK = 8, RECENT = 20, TOKENS = 400 };
+    kvist_engine *e = fixture_engine(&fx, (kvist_engine_params){.threads = 1});
+    kvist_session *s = fixture_session(e, "full,format=q4,sink=8,recent=20");
+    for (uint32_t n = 1; n <= TOKENS; n++) {
+        must_decode(s, ids, n - 1, n);
+        const kv_stream *st = &s->seq->streams[n % s->seq->n_streams];
+        kv_page_layout q4;
+        assert_int_equal(kv_page_layout_get(kv_format_pair(KV_Q4, KV_Q4), 64, 64, fx.info.page_bytes, &q4, NULL), 0);
+        uint32_t pages = n > SINK + RECENT ? (n - SINK - RECENT) / q4.tokens : 0;
+        assert_int_equal(st->n_handles, pages ? pages + 1 : 0);
+        assert_int_equal(st->tail_len, pages ? n - SINK - pages * q4.tokens : n);
+        if (pages) assert_int_equal(st->tail_pos, SINK + pages * q4.tokens);
+    }
+    kvist_session_close(&s);
+    kvist_engine_close(&e);
 }
 
 /* A budget that does not hold the prompt: a clear refusal, an intact session. */
@@ -255,7 +315,8 @@ static void cancelled_prefill(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(reports_are_counts), cmocka_unit_test(shares_are_met), cmocka_unit_test(peak_of_a_prefill),
-                                       cmocka_unit_test(window_frees_pages), cmocka_unit_test(nothing_allocated_per_token), cmocka_unit_test(failed_allocations), cmocka_unit_test(small_budget),
+                                       cmocka_unit_test(window_frees_pages), cmocka_unit_test(nothing_allocated_per_token), cmocka_unit_test(failed_allocations), cmocka_unit_test(failed_loading),
+                                       cmocka_unit_test(decoding_seals_in_order), cmocka_unit_test(small_budget),
                                        cmocka_unit_test(cancelled_prefill)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -68,7 +68,53 @@ static void logits_precise(void **state) {
     compare_logits(1, 1e-5, 16);
 }
 
+/* Perplexity as llama.cpp's tool counts it (second half of each chunk), ctx 2048, 4 chunks: it records 20.5491. */
+enum { CTX = 2048, CHUNKS = 4 };
+typedef struct nll { const int32_t *ids; double sum; size_t n; } nll;
+
+static void score_row(void *user, size_t position, const float *row) {
+    nll *s = user;
+    if (position + 1 >= CTX) return;
+    double top = row[naive_argmax_f32(row, 49152)], z = 0;
+    for (int c = 0; c < 49152; c++) z += exp(row[c] - top);
+    s->sum += log(z) + top - row[s->ids[position + 1]];
+    s->n++;
+}
+
+static void perplexity(void **state) {
+    (void)state;
+    size_t len, n = 0;
+    char *text = test_read(test_shared("data/text/wiki.test.raw"), &len);
+    const char *path = test_model();
+    if (!text || !path || !strstr(path, "SmolLM2-135M")) skip();
+    static int32_t ids[CTX * CHUNKS * 2];
+    kvist_error err;
+    kvist_model *m;
+    kvist_engine *e;
+    kvist_session *s;
+    if (kvist_model_open(path, NULL, &m, &err)) fail_msg("%s", err.message);
+    kvist_engine_params p = {.n_ctx = CTX, .max_sessions = 16};
+    if (kvist_engine_create(m, &p, &e, &err)) fail_msg("%s", err.message);
+    if (kvist_session_create(e, "full", &s, &err)) fail_msg("%s", err.message);
+    if (kvist_tokenize(m, text, 50000, 0, ids, CTX * CHUNKS * 2, &n, &err)) fail_msg("%s", err.message);
+    assert_true(n >= CTX * CHUNKS && n <= CTX * CHUNKS * 2);
+    nll total = {0};
+    for (int c = 0; c < CHUNKS; c++) {
+        total.ids = ids + c * CTX;
+        if (kvist_session_sync(s, NULL, 0, &err)) fail_msg("%s", err.message);
+        if (kvist_session_sync_rows(s, total.ids, CTX, CTX / 2, score_row, &total, &err)) fail_msg("%s", err.message);
+    }
+    assert_int_equal(total.n, CHUNKS * (CTX / 2 - 1));
+    double ppl = exp(total.sum / (double)total.n);
+    print_message("perplexity %.4f (llama.cpp 20.5491)\n", ppl);
+    assert_true(fabs(ppl / 20.5491 - 1) <= 0.005);
+    free(text);
+    kvist_session_close(&s);
+    kvist_engine_close(&e);
+    kvist_model_close(&m);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(logits), cmocka_unit_test(logits_precise)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(logits), cmocka_unit_test(logits_precise), cmocka_unit_test(perplexity)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
