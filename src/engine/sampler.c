@@ -8,7 +8,6 @@
 #include "base/hash.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct cand { float logit; int32_t id; float p; } cand;
@@ -27,8 +26,7 @@ static int32_t argmax(const float *x, uint32_t n) {
 }
 
 /* Falling logits, ties by rising id: the same order on every machine. */
-static int by_logit(const void *pa, const void *pb) {
-    const cand *a = pa, *b = pb;
+static int by_logit(const cand *a, const cand *b) {
     if (a->logit != b->logit) return a->logit > b->logit ? -1 : 1;
     return a->id < b->id ? -1 : a->id > b->id;
 }
@@ -66,21 +64,46 @@ static void penalise(cand *c, uint32_t n, const kvist_sampling *p, const int32_t
     }
 }
 
-/* Softmax over c[0..n), falling; returns how many top_p and min_p leave (at least one). */
-static uint32_t cut_tail(cand *c, uint32_t n, float top_p, float min_p) {
-    double sum = 0, acc = 0;
-    for (uint32_t i = 0; i < n; i++) sum += c[i].p = expf(c[i].logit - c[0].logit);
-    uint32_t keep = n;
-    for (uint32_t i = 0; i < n; i++) {
-        acc += c[i].p / sum;
-        if (top_p < 1.0f && acc >= top_p) {
-            keep = i + 1;
-            break;
-        }
+static void sift_down(cand *c, uint32_t at, uint32_t n) {
+    for (uint32_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && by_logit(&c[child], &c[child + 1]) < 0) child++;
+        if (by_logit(&c[at], &c[child]) >= 0) return;
+        cand t = c[at];
+        c[at] = c[child];
+        c[child] = t;
     }
-    if (min_p > 0.0f)
-        while (keep > 1 && c[keep - 1].p < min_p * c[0].p) keep--;
-    return keep;
+}
+
+/* Heap sort: in place, where the library's qsort may allocate (nothing is allocated per token). */
+static void sort_candidates(cand *c, uint32_t n) {
+    for (uint32_t i = n / 2; i-- > 0;) sift_down(c, i, n);
+    for (uint32_t end = n; end > 1; end--) {
+        cand t = c[0];
+        c[0] = c[end - 1];
+        c[end - 1] = t;
+        sift_down(c, 0, end - 1);
+    }
+}
+
+/* Moves what top_p and min_p leave of c[0..n) to the front and returns how many (at least one). Only as many as needed
+ * are sorted. */
+static uint32_t cut_tail(cand *c, uint32_t n, float top_p, float min_p) {
+    if (top_p >= 1.0f && min_p <= 0.0f) return n;
+    float best = c[0].logit;
+    for (uint32_t i = 1; i < n; i++) best = c[i].logit > best ? c[i].logit : best;
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++) sum += c[i].p = expf(c[i].logit - best);
+    for (uint32_t k = n < 128 ? n : 128;; k = n / 8 < k ? n : 8 * k) {
+        if (k < n) select_top(c, n, k);
+        sort_candidates(c, k);
+        double acc = 0;
+        uint32_t keep = 0;
+        while (keep < k && (keep == 0 || c[keep].p >= min_p)) { /* the best has p = 1 */
+            acc += c[keep++].p / sum;
+            if (top_p < 1.0f && acc >= top_p) return keep;
+        }
+        if (keep < k || k == n) return keep;
+    }
 }
 
 int32_t kv_sample_logits(const float *logits, uint32_t n, const kvist_sampling *p, const int32_t *history, uint32_t n_history, void *scratch) {
@@ -92,11 +115,13 @@ int32_t kv_sample_logits(const float *logits, uint32_t n, const kvist_sampling *
     uint32_t m = p->top_k > 0 && (uint32_t)p->top_k < n ? (uint32_t)p->top_k : n;
     if (p->temp <= 0.0f) m = 1;
     if (m < n) select_top(c, n, m);
-    qsort(c, m, sizeof *c, by_logit);
+    if (m < n) sort_candidates(c, m);
     m = cut_tail(c, m, p->top_p, p->min_p);
     if (m == 1) return c[0].id;
     double sum = 0, acc = 0;
-    for (uint32_t i = 0; i < m; i++) sum += c[i].p = expf((c[i].logit - c[0].logit) / p->temp);
+    float best = c[0].logit;
+    for (uint32_t i = 1; i < m; i++) best = c[i].logit > best ? c[i].logit : best;
+    for (uint32_t i = 0; i < m; i++) sum += c[i].p = expf((c[i].logit - best) / p->temp);
     uint64_t bits = kv_mix64(p->seed + 0x9e3779b97f4a7c15ull * (n_history + 1ull));
     double u = (double)(bits >> 11) * 0x1p-53 * sum;
     for (uint32_t i = 0; i < m; i++) {

@@ -118,6 +118,21 @@ static void sampling(void **state) {
         double want = p[k] / z, sd = sqrt(want * (1 - want) / DRAWS);
         assert_true(fabs((double)count[k] / DRAWS - want) < 5 * sd + 1e-3);
     }
+    /* top_p and min_p over the whole vocabulary: the draws stay inside the smallest set that a sort gives. */
+    double all = 0, acc = 0;
+    for (uint32_t i = 0; i < n; i++) all += exp(lg[i] - lg[best]);
+    uint32_t inside = 0;
+    for (; inside < n && acc < 0.6; inside++) acc += exp(lg[order[inside]] - lg[best]) / all;
+    while (inside > 1 && exp(lg[order[inside - 1]] - lg[best]) < 0.1) inside--;
+    bool seen[2048] = {false};
+    for (uint32_t d = 0; d < DRAWS; d++) {
+        kvist_sampling sp = {.temp = 1, .top_k = 0, .top_p = 0.6f, .min_p = 0.1f, .repeat_penalty = 1, .seed = d};
+        assert_int_equal(kvist_session_sample(s, &sp, &id, &err), 0);
+        uint32_t k = 0;
+        while (k < n && order[k] != (uint32_t)id) k++;
+        seen[k] = true;
+    }
+    for (uint32_t k = 0; k < n; k++) assert_int_equal(seen[k], k < inside);
     kvist_sampling again = {.temp = 1, .top_k = 0, .top_p = 0.9f, .min_p = 0.02f, .repeat_penalty = 1.1f, .repeat_last_n = 64, .seed = 7};
     int32_t first;
     assert_int_equal(kvist_session_sample(s, &again, &first, &err), 0);
