@@ -65,7 +65,9 @@ CLI_SRC := $(sort $(wildcard src/cli/*.c))
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
 TEST_SCRIPTS := $(sort $(wildcard tests/*/test_*.sh))
 SUPPORT_SRC := $(sort $(wildcard tests/support/*.c))
-BENCH_SRC := $(sort $(wildcard bench/*.c))
+# bench/bench_NAME.c is a program; the other files of bench/ are linked into each.
+BENCH_SRC := $(sort $(wildcard bench/bench_*.c))
+BENCH_PARTS := $(filter-out $(BENCH_SRC),$(sort $(wildcard bench/*.c)))
 FUZZ_SRC := $(sort $(wildcard fuzz/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -126,7 +128,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(LIB)
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(TEST_LIBS)
 
-$(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
+$(BUILD)/bench/bench_%: $(BUILD)/bench/bench_%.o $(call obj,$(BENCH_PARTS)) $(LIB)
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
@@ -162,8 +164,9 @@ BENCH_FLAGS ?= -p 512 -n 64 -d 0,2048,8192 --kv full --kv full,format=q2s --kv m
 bench: $(BIN)
 	@model=$$(scripts/fetch-model) && $(BIN) bench -m "$$model" $(BENCH_FLAGS)
 
+# KERNEL_FLAGS='--filter decode/q2s', --level avx2, --reps 31, --csv, --list
 bench-kernels: $(BENCHES)
-	@for b in $(BENCHES); do echo "$$b"; $$b || exit 1; done
+	@KVIST_COMMIT=$$(git describe --always --dirty 2>/dev/null) $(BUILD)/bench/bench_kernels $(KERNEL_FLAGS)
 
 # ---------------------------------------------------------------- fuzz
 # make fuzz builds; build-fuzz/NAME CORPUS -max_total_time=60 runs one.

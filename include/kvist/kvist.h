@@ -48,17 +48,17 @@ extern "C" {
 #define KVIST_VERSION "0.1.0"
 
 /* Status families: name, value, default message. One list, used for names and messages. */
-#define KVIST_STATUS_LIST(X)                                                   \
-    X(OK, 0, "ok")                                                             \
-    X(E_ARG, -1, "bad argument")                                               \
-    X(E_IO, -2, "input/output error")                                          \
-    X(E_FORMAT, -3, "malformed data")                                          \
-    X(E_UNSUPPORTED, -4, "not supported")                                      \
-    X(E_MEMORY, -5, "out of memory")                                           \
-    X(E_BUDGET, -6, "KV memory budget exceeded")                               \
-    X(E_CONTEXT, -7, "context is full")                                        \
-    X(E_CANCELLED, -8, "cancelled")                                            \
-    X(E_STATE, -9, "call not valid in this state")                             \
+#define KVIST_STATUS_LIST(X)                                                                                           \
+    X(OK, 0, "ok")                                                                                                     \
+    X(E_ARG, -1, "bad argument")                                                                                       \
+    X(E_IO, -2, "input/output error")                                                                                  \
+    X(E_FORMAT, -3, "malformed data")                                                                                  \
+    X(E_UNSUPPORTED, -4, "not supported")                                                                              \
+    X(E_MEMORY, -5, "out of memory")                                                                                   \
+    X(E_BUDGET, -6, "KV memory budget exceeded")                                                                       \
+    X(E_CONTEXT, -7, "context is full")                                                                                \
+    X(E_CANCELLED, -8, "cancelled")                                                                                    \
+    X(E_STATE, -9, "call not valid in this state")                                                                     \
     X(E_POLICY, -10, "bad or unsupported KV policy")
 
 typedef enum kvist_status {
@@ -84,19 +84,19 @@ typedef bool (*kvist_progress_fn)(void *user, uint64_t done, uint64_t total);
 typedef struct kvist_model kvist_model;
 
 typedef struct kvist_model_params {
-    uint32_t threads;   /* for loading; 0: all processors */
-    int32_t cpu_level;  /* -1: best this CPU has; 0 reference, 1 AVX2, 2 AVX-512 VNNI */
-    kvist_log_fn log;   /* may be NULL */
+    uint32_t threads;  /* for loading; 0: all processors */
+    int32_t cpu_level; /* -1: best this CPU has; 0 reference, 1 AVX2, 2 AVX-512 VNNI */
+    kvist_log_fn log;  /* may be NULL */
     void *log_user;
 } kvist_model_params;
 
 /* Opens and repacks a GGUF file. params may be NULL. On success *out is the caller's to close. */
-int kvist_model_open(const char *path, const kvist_model_params *params, kvist_model **out,
-                     kvist_error *err) __attribute__((warn_unused_result));
+int kvist_model_open(const char *path, const kvist_model_params *params, kvist_model **out, kvist_error *err)
+    __attribute__((warn_unused_result));
 void kvist_model_close(kvist_model **model);
 
 typedef struct kvist_model_info {
-    const char *arch, *name, *type, *pre;        /* owned by the model */
+    const char *arch, *name, *type, *pre; /* owned by the model */
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim_k, head_dim_v, n_ff, n_vocab, n_ctx_train;
     uint64_t n_params, bytes_file, bytes_weights; /* bytes_weights: resident after repacking */
     uint32_t page_bytes;                          /* size of a KV page for this model */
@@ -107,17 +107,21 @@ void kvist_model_get_info(const kvist_model *model, kvist_model_info *out);
 
 /* ------------------------------------------------------------------ text */
 
-enum { KVIST_TOK_SPECIAL = 1, /* add BOS/EOS as the model asks */
-       KVIST_TOK_PARSE = 2 }; /* read special tokens written in the text */
+enum {
+    KVIST_TOK_SPECIAL = 1, /* add BOS/EOS as the model asks */
+    KVIST_TOK_PARSE = 2
+}; /* read special tokens written in the text */
 
 /* Writes at most cap ids; *n is the number the text has (call again with more room if *n > cap). */
-int kvist_tokenize(const kvist_model *model, const char *text, size_t len, unsigned flags, int32_t *ids,
-                   size_t cap, size_t *n, kvist_error *err);
+int kvist_tokenize(const kvist_model *model, const char *text, size_t len, unsigned flags, int32_t *ids, size_t cap,
+                   size_t *n, kvist_error *err);
 /* Bytes of one token (may be part of a UTF-8 character); owned by the model. special: render control tokens. */
 const char *kvist_token_bytes(const kvist_model *model, int32_t id, bool special, size_t *len);
 bool kvist_token_is_end(const kvist_model *model, int32_t id);
 
-typedef struct kvist_message { const char *role, *content; } kvist_message;
+typedef struct kvist_message {
+    const char *role, *content;
+} kvist_message;
 /* Renders a conversation with the model's template family (or `family` when not NULL) into buf;
  * *len is the length needed without the terminator. KVIST_E_UNSUPPORTED when none is known. */
 int kvist_chat_render(const kvist_model *model, const char *family, const kvist_message *messages, size_t n,
@@ -128,18 +132,18 @@ int kvist_chat_render(const kvist_model *model, const char *family, const kvist_
 typedef struct kvist_engine kvist_engine;
 
 typedef struct kvist_engine_params {
-    uint32_t n_ctx;     /* largest sequence in tokens; 0: the model's own */
-    uint32_t threads;   /* 0: all processors */
-    uint32_t ubatch;    /* prompt rows a micro-step; 0: 512. Never changes a result */
+    uint32_t n_ctx;        /* largest sequence in tokens; 0: the model's own */
+    uint32_t threads;      /* 0: all processors */
+    uint32_t ubatch;       /* prompt rows a micro-step at most; 0: 512. Never changes a result */
     uint32_t max_sessions; /* sessions decoded in one batch at most; 0: 64 */
-    uint64_t kv_bytes;  /* --kv-mem: pages, snapshots, prefill scratch; 0: enough for one full f16 context */
-    int32_t precise;    /* 0: 8-bit activations; 1: f32 matrix products; 2: attention in f32 too */
+    uint64_t kv_bytes;     /* --kv-mem: pages, snapshots, prefill scratch; 0: enough for one full f16 context */
+    int32_t precise;       /* 0: 8-bit activations; 1: f32 matrix products; 2: attention in f32 too */
     kvist_log_fn log;
     void *log_user;
 } kvist_engine_params;
 
-int kvist_engine_create(kvist_model *model, const kvist_engine_params *params, kvist_engine **out,
-                        kvist_error *err) __attribute__((warn_unused_result));
+int kvist_engine_create(kvist_model *model, const kvist_engine_params *params, kvist_engine **out, kvist_error *err)
+    __attribute__((warn_unused_result));
 void kvist_engine_close(kvist_engine **engine); /* all its sessions must be closed */
 
 /* ------------------------------------------------------------------ session */
@@ -158,8 +162,8 @@ int kvist_session_sync(kvist_session *s, const int32_t *ids, size_t n, kvist_err
 /* As sync, and hands out the logits of every row whose position is >= first that this call reads.
  * logits[n_vocab] is valid during the callback only; positions come in order. */
 typedef void (*kvist_row_fn)(void *user, size_t position, const float *logits);
-int kvist_session_sync_rows(kvist_session *s, const int32_t *ids, size_t n, size_t first, kvist_row_fn fn,
-                            void *user, kvist_error *err);
+int kvist_session_sync_rows(kvist_session *s, const int32_t *ids, size_t n, size_t first, kvist_row_fn fn, void *user,
+                            kvist_error *err);
 
 /* Appends one generated token; afterwards its logits are current. */
 int kvist_session_decode(kvist_session *s, int32_t id, kvist_error *err);
@@ -177,8 +181,8 @@ int kvist_session_truncate(kvist_session *s, size_t n, kvist_error *err);
 /* Changes the policy for what follows; pages already sealed stay as they are. */
 int kvist_session_set_policy(kvist_session *s, const char *policy, kvist_error *err);
 
-size_t kvist_session_length(const kvist_session *s);              /* logical tokens */
-const int32_t *kvist_session_tokens(const kvist_session *s);      /* owned by the session */
+size_t kvist_session_length(const kvist_session *s);         /* logical tokens */
+const int32_t *kvist_session_tokens(const kvist_session *s); /* owned by the session */
 void kvist_session_on_progress(kvist_session *s, kvist_progress_fn fn, void *user);
 
 /* Any thread. The running call returns KVIST_E_CANCELLED within one micro-step; the session stays valid,
@@ -186,12 +190,12 @@ void kvist_session_on_progress(kvist_session *s, kvist_progress_fn fn, void *use
 void kvist_cancel(kvist_session *s);
 
 typedef struct kvist_sampling {
-    float temp;          /* <= 0: greedy */
-    int32_t top_k;       /* 0: off */
-    float top_p, min_p;  /* 1 and 0: off */
-    float repeat_penalty;/* 1: off; over the last repeat_last_n tokens */
+    float temp;           /* <= 0: greedy */
+    int32_t top_k;        /* 0: off */
+    float top_p, min_p;   /* 1 and 0: off */
+    float repeat_penalty; /* 1: off; over the last repeat_last_n tokens */
     int32_t repeat_last_n;
-    uint64_t seed;       /* the draw is a function of (seed, position) */
+    uint64_t seed; /* the draw is a function of (seed, position) */
 } kvist_sampling;
 void kvist_sampling_default(kvist_sampling *p); /* llama.cpp's: temp .8, top_k 40, top_p .95, min_p .05 */
 
@@ -203,20 +207,20 @@ int kvist_session_sample(kvist_session *s, const kvist_sampling *p, int32_t *id,
 #define KVIST_MAX_FORMATS 16
 
 typedef struct kvist_report {
-    char policy[256];          /* the policy in force, canonical text */
-    uint64_t tokens_seen;      /* logical length */
-    double tokens_stored;      /* mean over streams */
-    uint64_t bytes_true;       /* referenced pages x page size + handles, page entries, positions, q2 */
-    uint64_t bytes_unique;     /* the same without pages that others hold too */
-    uint64_t bytes_f16;        /* what an f16 cache of every token seen would take */
-    uint64_t bytes_peak;       /* highest use during the last sync, scratch included */
-    double share;              /* bytes_true / bytes_f16 */
-    bool share_met;            /* false: the asked share was not reachable; share_note says why */
+    char policy[256];      /* the policy in force, canonical text */
+    uint64_t tokens_seen;  /* logical length */
+    double tokens_stored;  /* mean over streams */
+    uint64_t bytes_true;   /* referenced pages x page size + handles, page entries, positions, q2 */
+    uint64_t bytes_unique; /* the same without pages that others hold too */
+    uint64_t bytes_f16;    /* what an f16 cache of every token seen would take */
+    uint64_t bytes_peak;   /* highest use during the last sync, scratch included */
+    double share;          /* bytes_true / bytes_f16 */
+    bool share_met;        /* false: the asked share was not reachable; share_note says why */
     char share_note[128];
-    double mass_mean, mass_min;/* retained attention mass, 0..1, over KV heads */
-    uint64_t mass_position;    /* token count at the compression point the masses come from */
+    double mass_mean, mass_min; /* retained attention mass, 0..1, over KV heads */
+    uint64_t mass_position;     /* token count at the compression point the masses come from */
     uint32_t mass_min_layer, mass_min_head;
-    uint64_t pages;            /* referenced */
+    uint64_t pages; /* referenced */
     uint64_t pages_by_format[KVIST_MAX_FORMATS];
     uint64_t pages_dropped_pressure;
     double prefill_seconds, decode_seconds; /* spent inside sync and decode calls */

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a device does for a layer: one versioned table of operations over rows. The model composes them, so a device
- * is one table. kv_backend holds what is immutable (device, kernels chosen, weights); kv_exec is one execution context (threads,
- * scratch) and is used by one caller at a time. Buffers passed to operations are the backend's own memory (CPU: any host memory).
+ * is one table. kv_backend holds what is immutable (device, kernels chosen, weights); kv_exec is one execution context
+ * (threads, scratch) and is used by one caller at a time. Buffers passed to operations are the backend's own memory
+ * (CPU: any host memory).
  *
- * Determinism: every operation's result for a row is the same bits for any number of rows beside it, any number of threads and any split
- * of the rows over calls (DESIGN 2, "company changes nothing"). Matrix products add block sums in ascending k.
+ * Determinism: every operation's result for a row is the same bits for any number of rows beside it, any number of
+ * threads and any split of the rows over calls (DESIGN 2, "company changes nothing"). Matrix products add block sums in
+ * ascending k.
  */
 #ifndef KV_BACKEND_BACKEND_H
 #define KV_BACKEND_BACKEND_H
@@ -23,98 +25,137 @@ typedef struct kv_weight kv_weight; /* a packed matrix w[n][k] */
 
 /* Attention of a layer (DESIGN 4). A build refuses by name what it does not implement. */
 typedef struct kv_attn_params {
-    float scale;             /* 1/sqrt(d) or the model's own */
-    float softcap;           /* 0: none (reference only) */
-    uint32_t window;         /* 0: global; else a row at position i sees keys at positions > i - window */
-    const float *head_sink;  /* NULL; else refused */
+    float scale;            /* 1/sqrt(d) or the model's own */
+    float softcap;          /* 0: none (reference only) */
+    uint32_t window;        /* 0: global; else a row at position i sees keys at positions > i - window */
+    const float *head_sink; /* NULL; else refused */
     uint16_t n_q, n_kv, dk, dv;
-    bool causal;             /* false: refused */
+    bool causal; /* false: refused */
 } kv_attn_params;
 
 typedef struct kv_exec_params {
     uint32_t threads;
-    int32_t precise;         /* 0: 8-bit activations; 1: f32 matrix products; 2: f32 attention on decoded pages too */
-    uint32_t max_rows;       /* rows in any call */
-    uint32_t max_k, max_n;   /* largest matrix dimensions */
+    int32_t precise;       /* 0: 8-bit activations; 1: f32 matrix products; 2: f32 attention on decoded pages too */
+    uint32_t max_rows;     /* rows in any call */
+    uint32_t max_k, max_n; /* largest matrix dimensions */
     uint32_t max_heads, max_head_dim;
     uint32_t max_ctx;
     size_t page_bytes;
 } kv_exec_params;
 
-/* One output of a matmul: y[r][o] (+)= sum_k x[r][k] w[o][k] + bias[o], rows y_stride floats apart. wide (all outputs of
- * a call alike): 16-bit activations where the backend would use 8. */
-typedef struct kv_matmul_out { const kv_weight *w; float *y; size_t y_stride; const float *bias; bool accumulate; bool wide; } kv_matmul_out;
+/* One output of a matmul: y[r][o] (+)= sum_k x[r][k] w[o][k] + bias[o], rows y_stride floats apart. wide (all outputs
+ * of a call alike): 16-bit activations where the backend would use 8. */
+typedef struct kv_matmul_out {
+    const kv_weight *w;
+    float *y;
+    size_t y_stride;
+    const float *bias;
+    bool accumulate;
+    bool wide;
+} kv_matmul_out;
 
-/* RoPE tables: cos/sin[position][n_rot/2], computed once per context by the model (linear, YaRN, Llama-3 scaling inside). */
-typedef struct kv_rope { const float *cos, *sin; uint32_t n_rot; bool neox; /* halves rotate together, else adjacent pairs */ uint32_t n_positions; } kv_rope;
+/* RoPE tables: cos/sin[position][n_rot/2], computed once per context by the model (linear, YaRN, Llama-3 scaling
+ * inside). */
+typedef struct kv_rope {
+    const float *cos, *sin;
+    uint32_t n_rot;
+    bool neox; /* halves rotate together, else adjacent pairs */
+    uint32_t n_positions;
+} kv_rope;
 
 /* Decode attention: row r is the newest token of its sequence, already in the tail of its streams. */
-typedef struct kv_attn_decode_row { const kv_stream *streams; /* [n_kv] of this layer */ const float *q; /* [n_q][dk] */ float *out; /* [n_q][dv] */ uint32_t position; } kv_attn_decode_row;
+typedef struct kv_attn_decode_row {
+    const kv_stream *streams; /* [n_kv] of this layer */
+    const float *q;           /* [n_q][dk] */
+    float *out;               /* [n_q][dv] */
+    uint32_t position;
+} kv_attn_decode_row;
 
-/* Prompt attention of rows [row0, row0 + n_rows) of a sync whose row 0 has position first_pos. Keys, in this order: the handles of `streams`
- * (paged kernel, birth order), then the f16 run: the streams' tail followed by the sync's own rows, in tiles at absolute positions
- * that are multiples of KV_KEY_TILE. k, v: f16 [n_kv][head_stride tokens][dk or dv], rows 0 .. row0 + n_rows valid. */
+/* Prompt attention of rows [row0, row0 + n_rows) of a sync whose row 0 has position first_pos. Keys, in this order: the
+ * handles of `streams` (paged kernel, birth order), then the f16 run: the streams' tail followed by the sync's own
+ * rows, in tiles at absolute positions that are multiples of KV_KEY_TILE. k, v: f16 [n_kv][head_stride tokens][dk or
+ * dv], rows 0 .. row0 + n_rows valid. */
 #define KV_KEY_TILE 64u
 typedef struct kv_attn_chunk {
     const kv_pool *pool;
-    const kv_stream *streams;    /* [n_kv] history before this sync (unchanged during it) */
+    const kv_stream *streams; /* [n_kv] history before this sync (unchanged during it) */
     const uint16_t *k, *v;
-    size_t head_stride;          /* tokens between heads in k, v */
+    size_t head_stride; /* tokens between heads in k, v */
     uint32_t first_pos, row0, n_rows;
-    const float *q;              /* [n_rows][n_q][dk], after RoPE, not scaled */
-    float *out;                  /* [n_rows][n_q][dv] */
-    float *lse;                  /* [n_rows][n_q] natural log of the sum of exp(scaled scores) over all keys; may be NULL */
+    const float *q; /* [n_rows][n_q][dk], after RoPE, not scaled */
+    float *out;     /* [n_rows][n_q][dv] */
+    float *lse;     /* [n_rows][n_q] natural log of the sum of exp(scaled scores) over all keys; may be NULL */
 } kv_attn_chunk;
 
-/* Second pass (DESIGN 7): column sums of p = exp(s - lse) over rows of a chunk, for keys of the f16 run (tail first, then new rows; run index
- * j has position tail_pos + j). Adds in ascending row order. Rows counted: those r (relative to the sync) with r >= row_from and
- * (r - row_from) % stride == 0. */
+/* Second pass (DESIGN 7): column sums of p = exp(s - lse) over rows of a chunk, for keys of the f16 run (tail first,
+ * then new rows; run index j has position tail_pos + j). Adds in ascending row order. Rows counted: those r (relative
+ * to the sync) with r >= row_from and (r - row_from) % stride == 0. */
 typedef struct kv_attn_colsum {
-    kv_attn_chunk c;             /* lse filled; out unused */
+    kv_attn_chunk c; /* lse filled; out unused */
     uint32_t row_from, stride;
-    bool square;                 /* sums of p^2 instead of p */
-    float *sums;                 /* [n_q][sums_stride] +=; may be NULL */
+    bool square; /* sums of p^2 instead of p */
+    float *sums; /* [n_q][sums_stride] +=; may be NULL */
     size_t sums_stride;
-    uint32_t mass_from;          /* rows >= mass_from add p to mass */
-    float *mass;                 /* [n_q][sums_stride] +=; may be NULL */
-    float *sink_mass;            /* [n_q] += p over handles flagged KV_PAGE_SINK, rows >= mass_from; may be NULL */
+    uint32_t mass_from; /* rows >= mass_from add p to mass */
+    float *mass;        /* [n_q][sums_stride] +=; may be NULL */
+    float *sink_mass;   /* [n_q] += p over handles flagged KV_PAGE_SINK, rows >= mass_from; may be NULL */
 } kv_attn_colsum;
 
 /* Encodes one page: n tokens gathered as rows. */
-typedef struct kv_seal_job { const kv_page_layout *layout; uint32_t n; const uint16_t *k, *v; const float *q2; uint8_t *page; kv_page_entry *entry; } kv_seal_job;
+typedef struct kv_seal_job {
+    const kv_page_layout *layout;
+    uint32_t n;
+    const uint16_t *k, *v;
+    const float *q2;
+    uint8_t *page;
+    kv_page_entry *entry;
+} kv_seal_job;
 
 typedef struct kv_backend_ops {
     uint32_t version;
     const char *name;
     void (*close)(kv_backend *be);
 
-    /* Repacks losslessly; src stays mapped by the caller and is not referenced afterwards. n rows of k values. threads may be NULL. */
-    kv_status (*weight_create)(kv_backend *be, const kv_tensor *src, kv_threads *threads, kv_weight **out, kv_error *err);
+    /* Repacks losslessly; src stays mapped by the caller and is not referenced afterwards. n rows of k values. threads
+     * may be NULL. */
+    kv_status (*weight_create)(kv_backend *be, const kv_tensor *src, kv_threads *threads, kv_weight **out,
+                               kv_error *err);
     void (*weight_free)(kv_backend *be, kv_weight *w);
     uint64_t (*weight_bytes)(const kv_weight *w);
 
     kv_status (*exec_create)(kv_backend *be, const kv_exec_params *p, kv_exec **out, kv_error *err);
     void (*exec_free)(kv_exec *ex);
 
-    void (*embed)(kv_exec *ex, const kv_weight *w, const int32_t *ids, uint32_t n, float *y);                 /* y[n][k] = row ids[i] of w */
-    void (*rmsnorm)(kv_exec *ex, const float *x, const float *weight, float eps, uint32_t rows, uint32_t n, float *y); /* y may be x; also per-head: rows = rows*heads */
+    void (*embed)(kv_exec *ex, const kv_weight *w, const int32_t *ids, uint32_t n,
+                  float *y); /* y[n][k] = row ids[i] of w */
+    void (*rmsnorm)(kv_exec *ex, const float *x, const float *weight, float eps, uint32_t rows, uint32_t n,
+                    float *y); /* y may be x; also per-head: rows = rows*heads */
     void (*matmul)(kv_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs, uint32_t n_outs);
-    void (*rope)(kv_exec *ex, const kv_rope *rope, float *x, uint32_t rows, uint32_t heads, uint32_t d, const uint32_t *positions);
-    void (*silu_mul)(kv_exec *ex, const float *gate, const float *up, uint32_t rows, uint32_t n, float *y);   /* y = gate * sigmoid(gate) * up */
-    /* Rounds k[rows][n_kv][dk], v[rows][n_kv][dv] to f16 into the layer's scratch at token row0: kf[n_kv][head_stride][dk]. */
-    void (*kv_to_f16)(kv_exec *ex, const float *k, const float *v, uint32_t rows, uint32_t n_kv, uint32_t dk, uint32_t dv, uint32_t row0, size_t head_stride, uint16_t *kf, uint16_t *vf);
+    void (*rope)(kv_exec *ex, const kv_rope *rope, float *x, uint32_t rows, uint32_t heads, uint32_t d,
+                 const uint32_t *positions);
+    void (*silu_mul)(kv_exec *ex, const float *gate, const float *up, uint32_t rows, uint32_t n,
+                     float *y); /* y = gate * sigmoid(gate) * up */
+    /* Rounds k[rows][n_kv][dk], v[rows][n_kv][dv] to f16 into the layer's scratch at token row0:
+     * kf[n_kv][head_stride][dk]. */
+    void (*kv_to_f16)(kv_exec *ex, const float *k, const float *v, uint32_t rows, uint32_t n_kv, uint32_t dk,
+                      uint32_t dv, uint32_t row0, size_t head_stride, uint16_t *kf, uint16_t *vf);
     /* q2[rows][n_kv][dk] = sum over the group's query heads of q^2. */
     void (*q_squares)(kv_exec *ex, const float *q, uint32_t rows, uint32_t n_q, uint32_t n_kv, uint32_t dk, float *q2);
 
     kv_status (*attn_supported)(kv_backend *be, const kv_attn_params *p, kv_error *err); /* refuses by name */
     void (*attn_prefill)(kv_exec *ex, const kv_attn_params *p, const kv_attn_chunk *c);
-    void (*attn_decode)(kv_exec *ex, const kv_attn_params *p, const kv_pool *pool, const kv_attn_decode_row *rows, uint32_t n_rows);
+    void (*attn_decode)(kv_exec *ex, const kv_attn_params *p, const kv_pool *pool, const kv_attn_decode_row *rows,
+                        uint32_t n_rows);
     void (*attn_colsum)(kv_exec *ex, const kv_attn_params *p, const kv_attn_colsum *c);
     void (*seal)(kv_exec *ex, const kv_seal_job *jobs, uint32_t n_jobs);
 } kv_backend_ops;
 
-struct kv_backend { const kv_backend_ops *ops; };
-struct kv_exec { kv_backend *be; };
+struct kv_backend {
+    const kv_backend_ops *ops;
+};
+struct kv_exec {
+    kv_backend *be;
+};
 
 /* level: -1 best available, else enum kv_cpu_level (refused when the CPU lacks it). */
 kv_status kv_backend_cpu_open(int level, kv_backend **out, kv_error *err) KV_WARN_UNUSED;

@@ -5,7 +5,6 @@
  */
 #include "base/cpu.h"
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +40,12 @@ static int hardware_level(void) {
     return KV_CPU_AVX512;
 }
 
+/* ECX: VBMI 1, GFNI 8. */
+static bool hardware_vbmi_gfni(void) {
+    uint32_t a, b, c, d;
+    return hardware_level() == KV_CPU_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && all(c, 1u << 1 | 1u << 8);
+}
+
 static void brand(char out[49]) {
     uint32_t r[12];
     for (uint32_t i = 0; i < 3; i++)
@@ -51,6 +56,7 @@ static void brand(char out[49]) {
 }
 #else
 static int hardware_level(void) { return KV_CPU_REF; }
+static bool hardware_vbmi_gfni(void) { return false; }
 static void brand(char out[49]) { out[0] = 0; }
 #endif
 
@@ -66,6 +72,14 @@ int kv_cpu_detect(void) {
         for (int i = 0; i < level; i++)
             if (!strcmp(mask, kv_cpu_level_name(i))) return i;
     return level;
+}
+
+bool kv_cpu_has_vbmi_gfni(void) {
+    const char *mask = getenv("KVIST_CPU");
+    if (mask)
+        for (int i = 0; i < KV_CPU_LEVELS; i++)
+            if (!strcmp(mask, kv_cpu_level_name(i))) return false;
+    return hardware_vbmi_gfni();
 }
 
 void kv_cpu_name(char *buf, int cap) {

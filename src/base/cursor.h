@@ -7,12 +7,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct kv_cursor { const uint8_t *data; size_t size, pos; bool failed; } kv_cursor;
+typedef struct kv_cursor {
+    const uint8_t *data;
+    size_t size, pos;
+    bool failed;
+} kv_cursor;
 
-static inline kv_cursor kv_cursor_make(const void *data, size_t size) { return (kv_cursor){(const uint8_t *)data, size, 0, false}; }
+static inline kv_cursor kv_cursor_make(const void *data, size_t size) {
+    return (kv_cursor){(const uint8_t *)data, size, 0, false};
+}
 /* NULL (and failed, pos unmoved) when fewer than n bytes are left. Sticky: after a failure all reads fail. */
 const uint8_t *kv_cursor_bytes(kv_cursor *c, uint64_t n);
-uint8_t kv_cursor_u8(kv_cursor *c);  /* 0 on failure */
+uint8_t kv_cursor_u8(kv_cursor *c); /* 0 on failure */
 uint16_t kv_cursor_u16(kv_cursor *c);
 uint32_t kv_cursor_u32(kv_cursor *c);
 uint64_t kv_cursor_u64(kv_cursor *c);

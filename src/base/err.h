@@ -16,10 +16,10 @@ kv_status kv_fail(kv_error *err, kv_status status, const char *fmt, ...) __attri
 /* Returns from the caller with a formatted reason: KV_FAIL(err, FORMAT, "tensor '%s': ...", name). */
 #define KV_FAIL(err, code, ...) return kv_fail((err), KVIST_E_##code, __VA_ARGS__)
 /* Forwards a failure as it is. */
-#define KV_TRY(expr)                                                           \
-    do {                                                                       \
-        kv_status kv_try_status_ = (expr);                                     \
-        if (kv_try_status_ != KVIST_OK) return kv_try_status_;                 \
+#define KV_TRY(expr)                                                                                                   \
+    do {                                                                                                               \
+        kv_status kv_try_status_ = (expr);                                                                             \
+        if (kv_try_status_ != KVIST_OK) return kv_try_status_;                                                         \
     } while (0)
 
 #endif

@@ -6,8 +6,16 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline float kv_bits_f32(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
-static inline uint32_t kv_f32_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+static inline float kv_bits_f32(uint32_t u) {
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+static inline uint32_t kv_f32_bits(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
 
 static inline float kv_f16_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exp = (h >> 10) & 31u, man = h & 1023u;
@@ -22,7 +30,7 @@ static inline uint16_t kv_f32_f16(float f) {
     u &= 0x7fffffffu;
     if (u >= 0x7f800000u) return (uint16_t)(sign | 0x7c00u | (u > 0x7f800000u ? 0x200u | ((u >> 13) & 0x3ffu) : 0));
     if (u >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* rounds past 65504 */
-    if (u < 0x38800000u) { /* subnormal or zero: let an f32 addition round */
+    if (u < 0x38800000u) {                                   /* subnormal or zero: let an f32 addition round */
         float r = kv_bits_f32(u) + 0.5f;
         return (uint16_t)(sign | (kv_f32_bits(r) - 0x3f000000u));
     }

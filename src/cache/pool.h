@@ -3,8 +3,8 @@
  * One pool of pages of equal bytes (DESIGN 2.1, 4). Owns pages, their entries and reference counts, the free list and
  * the memory budget that everything of an engine is charged to. Must not know what a page's bytes mean.
  * Invariants (kv_pool_check): every page is free or has refs > 0; the free list holds each free page once;
- * used + free = created; charged bytes <= budget. Not thread-safe: one engine thread uses a pool at a time, others read its
- * statistics through the engine's lock.
+ * used + free = created; charged bytes <= budget. Not thread-safe: one engine thread uses a pool at a time, others read
+ * its statistics through the engine's lock.
  */
 #ifndef KV_CACHE_POOL_H
 #define KV_CACHE_POOL_H
@@ -18,17 +18,19 @@ enum { KV_PAGE_SINK = 1, KV_PAGE_LOCAL = 2, KV_PAGE_SCORED = 4 };
 
 typedef struct kv_page_entry {
     uint32_t refs;
-    uint8_t format;        /* K format id | V format id << 4 (policy/format.h) */
+    uint8_t format; /* K format id | V format id << 4 (policy/format.h) */
     uint8_t flags;
-    uint16_t n;            /* valid tokens: [start, n) of the page's slots */
-    uint16_t start;        /* first valid slot (window streams) */
+    uint16_t n;     /* valid tokens: [start, n) of the page's slots */
+    uint16_t start; /* first valid slot (window streams) */
     uint16_t reserved;
-    uint32_t first_pos;    /* position of the first token sealed in it */
-    uint8_t k_widths[16];  /* bits of K block b (8 channels): nibble b&1 of byte b>>1 */
+    uint32_t first_pos;   /* position of the first token sealed in it */
+    uint8_t k_widths[16]; /* bits of K block b (8 channels): nibble b&1 of byte b>>1 */
 } kv_page_entry;
 _Static_assert(sizeof(kv_page_entry) == 32, "docs/page-formats.md");
 
-static inline uint32_t kv_page_width(const kv_page_entry *e, uint32_t block) { return (e->k_widths[block >> 1] >> (4 * (block & 1))) & 15u; }
+static inline uint32_t kv_page_width(const kv_page_entry *e, uint32_t block) {
+    return (e->k_widths[block >> 1] >> (4 * (block & 1))) & 15u;
+}
 
 typedef struct kv_pool kv_pool;
 
@@ -43,7 +45,7 @@ void kv_pool_ref(kv_pool *p, uint32_t page);
 void kv_pool_unref(kv_pool *p, uint32_t page);
 
 size_t kv_pool_page_bytes(const kv_pool *p);
-uint8_t *kv_pool_data(const kv_pool *p, uint32_t page);          /* 64-byte aligned, page_bytes long */
+uint8_t *kv_pool_data(const kv_pool *p, uint32_t page); /* 64-byte aligned, page_bytes long */
 kv_page_entry *kv_pool_entry(const kv_pool *p, uint32_t page);
 
 /* Memory that is not pages (handles, q2, prefill scratch, snapshots) against the same budget. */
@@ -51,7 +53,9 @@ kv_status kv_pool_charge(kv_pool *p, uint64_t bytes, kv_error *err) KV_WARN_UNUS
 void kv_pool_discharge(kv_pool *p, uint64_t bytes);
 
 /* bytes_used: pages in use and their entries. bytes_peak: highest bytes_used + bytes_charged. */
-typedef struct kv_pool_stats { uint64_t pages_used, pages_free, pages_max, bytes_used, bytes_charged, bytes_budget, bytes_peak; } kv_pool_stats;
+typedef struct kv_pool_stats {
+    uint64_t pages_used, pages_free, pages_max, bytes_used, bytes_charged, bytes_budget, bytes_peak;
+} kv_pool_stats;
 void kv_pool_get_stats(const kv_pool *p, kv_pool_stats *out);
 /* bytes_peak restarts from the present use. */
 void kv_pool_reset_peak(kv_pool *p);

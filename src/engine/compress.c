@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The compression point of one layer: what of the f16 run (tail, then this sync's rows) becomes sealed pages, what is evicted, what
- * stays as the tail. Numbers (budgets, tiers, selection) are policy/plan.h's; bytes are the backend's seal operation.
+ * The compression point of one layer: what of the f16 run (tail, then this sync's rows) becomes sealed pages, what is
+ * evicted, what stays as the tail. Numbers (budgets, tiers, selection) are policy/plan.h's; bytes are the backend's
+ * seal operation.
  */
 #include "engine/job.h"
 #include "engine/sealer.h"
@@ -14,13 +15,16 @@
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* The candidates' place in the run of one stream. */
-typedef struct span { uint32_t sink, cand, recent; } span;
+typedef struct span {
+    uint32_t sink, cand, recent;
+} span;
 
 /* q2 rows of this sync, in position order. */
 static kv_status push_q2(kv_job *j, kv_stream *st, uint32_t head, kv_error *err) {
     const kv_hparams *hp = &j->e->m->hp;
     if (j->q2_rows && !st->q2.sum) st->q2.start = st->q2.covered = j->start;
-    for (uint32_t r = 0; r < j->q2_rows; r++) KV_TRY(kv_q2_push(j->s->seq, st, j->q2 + ((size_t)r * hp->n_kv + head) * hp->dk, err));
+    for (uint32_t r = 0; r < j->q2_rows; r++)
+        KV_TRY(kv_q2_push(j->s->seq, st, j->q2 + ((size_t)r * hp->n_kv + head) * hp->dk, err));
     return KVIST_OK;
 }
 
@@ -72,30 +76,31 @@ static void add_mass(const kv_job *j, uint32_t head, uint32_t from, uint32_t to,
     }
 }
 
-/* Mass over stored tokens that are neither sink nor recent, from the whole (one a query) downwards: later syncs see earlier pages too. */
+/* Mass over stored tokens that are neither sink nor recent, from the whole (one a query) downwards: later syncs see
+ * earlier pages too. */
 static void begin_masses(kv_job *j, uint32_t head, kv_job_stream *js, span sp) {
     uint32_t g = j->e->m->hp.n_q / j->e->m->hp.n_kv;
     for (uint32_t i = 0; i < g; i++) js->all[i] = (double)j->mass_rows - j->sink_mass[head * g + i];
     add_mass(j, head, 0, sp.sink, js->all, -1.0);
     add_mass(j, head, sp.sink + sp.cand, sp.sink + sp.cand + sp.recent, js->all, -1.0);
-    add_mass(j, head, sp.sink, sp.sink + sp.cand, js->evicted, 1.0); /* all candidates; kept pages are taken off again */
+    add_mass(j, head, sp.sink, sp.sink + sp.cand, js->evicted,
+             1.0); /* all candidates; kept pages are taken off again */
 }
 
-/* Sum of each query head's mass over a page's tokens. */
-static void page_mass(const kv_job *j, uint32_t head, const uint32_t *order, const kv_page_plan *p, uint32_t cand0, float *out) {
-    uint32_t g = j->e->m->hp.n_q / j->e->m->hp.n_kv;
-    for (uint32_t i = 0; i < g; i++) {
-        const float *m = j->mass + (size_t)(head * g + i) * j->stride + cand0;
-        double sum = 0;
-        for (uint32_t t = 0; t < p->n; t++) sum += m[order[p->first + t]];
-        out[i] = (float)sum;
-    }
+/* Sum of a query head's mass over a page's tokens. */
+static float page_mass(const kv_job *j, uint32_t query, const uint32_t *order, const kv_page_plan *p, uint32_t cand0) {
+    const float *m = j->mass + (size_t)query * j->stride + cand0;
+    double sum = 0;
+    for (uint32_t t = 0; t < p->n; t++) sum += m[order[p->first + t]];
+    return (float)sum;
 }
 
 static uint32_t cut_stream(kv_job *j, uint32_t head, span sp) {
     const kv_hparams *hp = &j->e->m->hp;
-    uint32_t g = hp->n_q / hp->n_kv, run = sp.sink + sp.cand + sp.recent, local = min_u32(j->plan.n_local, sp.cand), P = j->layout.tokens;
-    kv_score_finish(&j->lp, j->sums + (size_t)head * g * j->stride, j->stride, g, run, sp.sink, sp.cand, j->score, j->score_scratch);
+    uint32_t g = hp->n_q / hp->n_kv, run = sp.sink + sp.cand + sp.recent, local = min_u32(j->plan.n_local, sp.cand),
+             P = j->layout.tokens;
+    kv_score_finish(&j->lp, j->sums + (size_t)head * g * j->stride, j->stride, g, run, sp.sink, sp.cand, j->score,
+                    j->score_scratch);
     uint32_t ranked = sp.cand - local, keep = ranked, unit;
     if (j->plan.global) {
         unit = j->plan.mean_tokens;
@@ -105,18 +110,19 @@ static uint32_t cut_stream(kv_job *j, uint32_t head, span sp) {
     return kv_cut_pages(j->score, sp.cand, local, keep, P, j->plan.global, unit, j->order, j->cuts, j->cut_scratch);
 }
 
-static kv_status seal_cut(kv_job *j, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp, uint32_t c, const float *q2, kv_error *err) {
+static kv_status seal_cut(kv_job *j, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp, uint32_t c,
+                          const float *q2, kv_error *err) {
     const kv_page_plan *p = &j->cuts[c];
     uint32_t g = j->e->m->hp.n_q / j->e->m->hp.n_kv;
-    float m[64];
     double *ev = j->streams[j->s->seq->layer_first[j->layer] + head].evicted;
-    if (g <= 64) page_mass(j, head, j->order, p, sp.sink, m);
-    for (uint32_t i = 0; i < g && g <= 64; i++) ev[i] -= m[i];
-    return kv_sealer_page(se, src, &j->layout, sp.sink, j->order + p->first, p->n, p->price, p->local ? KV_PAGE_LOCAL : KV_PAGE_SCORED, q2, err);
+    for (uint32_t i = 0; i < g; i++) ev[i] -= page_mass(j, head * g + i, j->order, p, sp.sink);
+    return kv_sealer_page(se, src, &j->layout, sp.sink, j->order + p->first, p->n, p->price,
+                          p->local ? KV_PAGE_LOCAL : KV_PAGE_SCORED, q2, err);
 }
 
 /* Uniform and pyramid budgets: a stream's pages are known at once. */
-static kv_status seal_ranked(kv_job *j, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp, uint32_t n_cuts, const float *q2, kv_error *err) {
+static kv_status seal_ranked(kv_job *j, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp,
+                             uint32_t n_cuts, const float *q2, kv_error *err) {
     for (uint32_t c = 0; c < n_cuts; c++) KV_TRY(seal_cut(j, se, src, head, sp, c, q2, err));
     return KVIST_OK;
 }
@@ -136,14 +142,16 @@ static kv_status offer_pages(kv_job *j, uint32_t head, span sp, uint32_t n_cuts,
     for (uint32_t c = 0; c < n_cuts; c++) {
         price[c] = j->cuts[c].price;
         js->pages[c].sealed = true;
-        page_mass(j, head, j->order, &j->cuts[c], sp.sink, js->page_mass + (size_t)c * g);
+        for (uint32_t i = 0; i < g; i++)
+            js->page_mass[(size_t)c * g + i] = page_mass(j, head * g + i, j->order, &j->cuts[c], sp.sink);
     }
     kv_status st = kv_gsel_add(j->gsel, j->layer, head, price, n_cuts, err);
     kv_free(price);
     return st;
 }
 
-/* A page that leaves the global set: not sealed if it is this layer's, else its handle is removed and the page freed. */
+/* A page that leaves the global set: not sealed if it is this layer's, else its handle is removed and the page freed.
+ */
 static void drop_page(kv_job *j, const kv_gsel_drop *d) {
     uint32_t si = j->s->seq->layer_first[d->layer] + d->head, g = j->e->m->hp.n_q / j->e->m->hp.n_kv;
     kv_job_stream *js = &j->streams[si];
@@ -158,7 +166,8 @@ static void drop_page(kv_job *j, const kv_gsel_drop *d) {
         }
 }
 
-static kv_status seal_survivors(kv_job *j, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp, uint32_t n_cuts, const float *q2, kv_error *err) {
+static kv_status seal_survivors(kv_job *j, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp,
+                                uint32_t n_cuts, const float *q2, kv_error *err) {
     kv_job_stream *js = &j->streams[j->s->seq->layer_first[j->layer] + head];
     for (uint32_t c = 0; c < n_cuts; c++) {
         if (!js->pages[c].sealed) continue;
@@ -176,11 +185,13 @@ static span span_of(const kv_job *j, const kv_stream *st, bool first) {
     return sp;
 }
 
-static kv_status evict_stream(kv_job *j, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp, uint32_t n_cuts, bool first, kv_error *err) {
+static kv_status evict_stream(kv_job *j, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp,
+                              uint32_t n_cuts, bool first, kv_error *err) {
     float *q2 = kv_sealer_q2(se);
     kv_q2_mean(src->st, j->start + j->n_rows, q2);
     if (first) KV_TRY(seal_sinks(se, src, sp.sink, err));
-    KV_TRY(j->plan.global ? seal_survivors(j, se, src, head, sp, n_cuts, q2, err) : seal_ranked(j, se, src, head, sp, n_cuts, q2, err));
+    KV_TRY(j->plan.global ? seal_survivors(j, se, src, head, sp, n_cuts, q2, err)
+                          : seal_ranked(j, se, src, head, sp, n_cuts, q2, err));
     KV_TRY(kv_sealer_flush(se, err));
     src->st->sealed_at = j->start + j->n_rows;
     return settle_tail(j, src, sp.sink + sp.cand, err);
@@ -208,7 +219,8 @@ static kv_status evict_layer(kv_job *j, kv_sealer *se, kv_error *err) {
         kv_stream *st = kv_seq_stream(seq, j->layer, h);
         bool first = st->n_handles == 0 && st->tail_pos == 0;
         span sp = span_of(j, st, first);
-        kv_run_source src = kv_run_source_of(seq, st, j->kf + (size_t)h * j->n_rows * hp->dk, j->vf + (size_t)h * j->n_rows * hp->dv);
+        kv_run_source src =
+            kv_run_source_of(seq, st, j->kf + (size_t)h * j->n_rows * hp->dk, j->vf + (size_t)h * j->n_rows * hp->dv);
         KV_TRY(evict_stream(j, se, &src, h, sp, cut_stream(j, h, sp), first, err));
         kv_q2_trim(seq, st);
     }
@@ -225,7 +237,8 @@ kv_status kv_job_compress_layer(kv_job *j, kv_error *err) {
     }
     for (uint32_t h = 0; h < hp->n_kv; h++) {
         kv_stream *st = kv_seq_stream(j->s->seq, j->layer, h);
-        kv_run_source src = kv_run_source_of(j->s->seq, st, j->kf + (size_t)h * j->n_rows * hp->dk, j->vf + (size_t)h * j->n_rows * hp->dv);
+        kv_run_source src = kv_run_source_of(j->s->seq, st, j->kf + (size_t)h * j->n_rows * hp->dk,
+                                             j->vf + (size_t)h * j->n_rows * hp->dv);
         KV_TRY(push_q2(j, st, h, err));
         KV_TRY(seal_in_order(j, &se, &src, st->n_handles == 0 && st->tail_pos == 0, err));
         kv_q2_trim(j->s->seq, st);

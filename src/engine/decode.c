@@ -37,8 +37,10 @@ static kv_status forward_rows(kvist_engine *e, kvist_session *const *s, uint32_t
         ops->q_squares(f->ex, f->q, n, hp->n_q, hp->n_kv, hp->dk, e->row_q2);
         KV_TRY(append_rows(e, s, l, n, err));
         for (uint32_t i = 0; i < n; i++)
-            e->rows[i] = (kv_attn_decode_row){.streams = kv_seq_stream(s[i]->seq, l, 0), .q = f->q + (size_t)i * hp->n_q * hp->dk,
-                                              .out = f->att + (size_t)i * hp->n_q * hp->dv, .position = s[i]->n};
+            e->rows[i] = (kv_attn_decode_row){.streams = kv_seq_stream(s[i]->seq, l, 0),
+                                              .q = f->q + (size_t)i * hp->n_q * hp->dk,
+                                              .out = f->att + (size_t)i * hp->n_q * hp->dv,
+                                              .position = s[i]->n};
         ops->attn_decode(f->ex, &m->attn, e->pool, e->rows, n);
         kv_part_attn_out(f, lw, e->x, n);
         kv_part_ffn(f, lw, e->x, n);
@@ -69,9 +71,10 @@ static void logits_of(kvist_engine *e, kvist_session *const *s, const bool *want
     }
 }
 
-/* A batch of one fails for its own reasons (its error is its own); a larger batch that runs out of pages fails whole and its
- * sessions stay as they were. */
-void kv_decode_batch(kvist_engine *e, kvist_session *const *s, const int32_t *ids, const bool *want_logits, uint32_t n, kv_status *status, kv_error *errs) {
+/* A batch of one fails for its own reasons (its error is its own); a larger batch that runs out of pages fails whole
+ * and its sessions stay as they were. */
+void kv_decode_batch(kvist_engine *e, kvist_session *const *s, const int32_t *ids, const bool *want_logits, uint32_t n,
+                     kv_status *status, kv_error *errs) {
     const kv_model *m = e->m;
     uint64_t pages = 0;
     for (uint32_t i = 0; i < n; i++) {

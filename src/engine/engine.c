@@ -20,14 +20,29 @@ void kvist_model_close(kvist_model **model) {
 
 void kvist_model_get_info(const kvist_model *m, kvist_model_info *out) {
     const kv_hparams *hp = &m->hp;
-    *out = (kvist_model_info){.arch = m->arch->name, .name = m->name ? m->name : m->arch->name, .type = m->type_name, .pre = kv_tokenizer_pre(m->tok),
-                              .n_layers = hp->n_layers, .n_embd = hp->n_embd, .n_heads = hp->n_q, .n_kv_heads = hp->n_kv, .head_dim_k = hp->dk,
-                              .head_dim_v = hp->dv, .n_ff = hp->n_ff, .n_vocab = hp->n_vocab, .n_ctx_train = hp->n_ctx_train, .n_params = m->n_params,
-                              .bytes_file = m->bytes_file, .bytes_weights = m->bytes_weights, .page_bytes = (uint32_t)m->page_bytes,
-                              .bytes_f16_token = 2ull * hp->n_layers * hp->n_kv * (hp->dk + hp->dv), .chat_family = m->chat_family};
+    *out = (kvist_model_info){.arch = m->arch->name,
+                              .name = m->name ? m->name : m->arch->name,
+                              .type = m->type_name,
+                              .pre = kv_tokenizer_pre(m->tok),
+                              .n_layers = hp->n_layers,
+                              .n_embd = hp->n_embd,
+                              .n_heads = hp->n_q,
+                              .n_kv_heads = hp->n_kv,
+                              .head_dim_k = hp->dk,
+                              .head_dim_v = hp->dv,
+                              .n_ff = hp->n_ff,
+                              .n_vocab = hp->n_vocab,
+                              .n_ctx_train = hp->n_ctx_train,
+                              .n_params = m->n_params,
+                              .bytes_file = m->bytes_file,
+                              .bytes_weights = m->bytes_weights,
+                              .page_bytes = (uint32_t)m->page_bytes,
+                              .bytes_f16_token = 2ull * hp->n_layers * hp->n_kv * (hp->dk + hp->dv),
+                              .chat_family = m->chat_family};
 }
 
-/* Default budget: one full f16 context with its open pages and entries, one snapshot's copies, and the scratch of reading it at once. */
+/* Default budget: one full f16 context with its open pages and entries, one snapshot's copies, and the scratch of
+ * reading it at once. */
 static uint64_t default_budget(const kvist_engine *e) {
     const kv_hparams *hp = &e->m->hp;
     uint64_t streams = (uint64_t)hp->n_layers * hp->n_kv, ctx = e->p.n_ctx;
@@ -35,7 +50,8 @@ static uint64_t default_budget(const kvist_engine *e) {
     uint64_t cache = pages * (e->m->page_bytes + sizeof(kv_page_entry) + 2 * sizeof(kv_handle));
     uint64_t q2 = streams * (KV_Q2_POSITIONS + 1) * hp->dk * 4;
     uint64_t job = ctx * (hp->n_embd * 4ull + 2ull * hp->n_kv * (hp->dk + hp->dv) + 8ull * hp->n_q + 64) + (1ull << 20);
-    uint64_t snapshots = KV_MAX_SNAPSHOTS * (pages * 16 + hp->n_vocab * 4ull + streams * (sizeof(kv_stream) + e->m->page_bytes));
+    uint64_t snapshots =
+        KV_MAX_SNAPSHOTS * (pages * 16 + hp->n_vocab * 4ull + streams * (sizeof(kv_stream) + e->m->page_bytes));
     return cache + q2 + job + snapshots + e->fixed_bytes + (16ull << 20);
 }
 
@@ -75,7 +91,8 @@ static kv_status make_buffers(kvist_engine *e, kv_error *err) {
     e->seal_v = counted(e, e->seal_tokens * hp->dv * 2);
     e->seal_jobs = counted(e, KV_SEAL_JOBS * sizeof *e->seal_jobs);
     e->seal_q2 = counted(e, KV_SEAL_JOBS * hp->dk * sizeof(float));
-    if (!e->x || !e->batch_logits || !e->rows || !e->row_k || !e->row_v || !e->row_q2 || !e->seal_k || !e->seal_v || !e->seal_jobs || !e->seal_q2)
+    if (!e->x || !e->batch_logits || !e->rows || !e->row_k || !e->row_v || !e->row_q2 || !e->seal_k || !e->seal_v ||
+        !e->seal_jobs || !e->seal_q2)
         KV_FAIL(err, MEMORY, "engine buffers");
     return KVIST_OK;
 }
@@ -138,24 +155,30 @@ void kvist_engine_close(kvist_engine **pe) {
 
 /* ---- text */
 
-int kvist_tokenize(const kvist_model *m, const char *text, size_t len, unsigned flags, int32_t *ids, size_t cap, size_t *n, kvist_error *err) {
+int kvist_tokenize(const kvist_model *m, const char *text, size_t len, unsigned flags, int32_t *ids, size_t cap,
+                   size_t *n, kvist_error *err) {
     if (!m || (!text && len) || !n) KV_FAIL(err, ARG, "tokenize: NULL argument");
     return kv_tokenizer_encode(m->tok, text, len, flags & KVIST_TOK_SPECIAL, flags & KVIST_TOK_PARSE, ids, cap, n, err);
 }
 
-const char *kvist_token_bytes(const kvist_model *m, int32_t id, bool special, size_t *len) { return kv_tokenizer_bytes(m->tok, id, special, len); }
+const char *kvist_token_bytes(const kvist_model *m, int32_t id, bool special, size_t *len) {
+    return kv_tokenizer_bytes(m->tok, id, special, len);
+}
 bool kvist_token_is_end(const kvist_model *m, int32_t id) { return kv_tokenizer_is_end(m->tok, id); }
 
-int kvist_chat_render(const kvist_model *m, const char *family, const kvist_message *messages, size_t n, bool add_generation_prompt, char *buf, size_t cap,
-                      size_t *len, kvist_error *err) {
+int kvist_chat_render(const kvist_model *m, const char *family, const kvist_message *messages, size_t n,
+                      bool add_generation_prompt, char *buf, size_t cap, size_t *len, kvist_error *err) {
     if (!m || !messages || !len) KV_FAIL(err, ARG, "chat_render: NULL argument");
-    if (family && !kv_chat_known(family)) KV_FAIL(err, UNSUPPORTED, "chat template '%s' (built: %s)", family, kv_chat_families());
+    if (family && !kv_chat_known(family))
+        KV_FAIL(err, UNSUPPORTED, "chat template '%s' (built: %s)", family, kv_chat_families());
     if (!family) family = m->chat_family;
     if (!family)
         KV_FAIL(err, UNSUPPORTED, "%s; name a family with --chat-template (built: %s) or use --raw",
-                m->jinja ? "the model's chat template is of no known family" : "the model has no chat template", kv_chat_families());
+                m->jinja ? "the model's chat template is of no known family" : "the model has no chat template",
+                kv_chat_families());
     size_t bos_len = 0, eos_len = 0;
     int32_t bos = kv_tokenizer_bos(m->tok), eos = kv_tokenizer_eos(m->tok);
-    const char *b = bos >= 0 ? kv_tokenizer_bytes(m->tok, bos, true, &bos_len) : "", *s = eos >= 0 ? kv_tokenizer_bytes(m->tok, eos, true, &eos_len) : "";
+    const char *b = bos >= 0 ? kv_tokenizer_bytes(m->tok, bos, true, &bos_len) : "",
+               *s = eos >= 0 ? kv_tokenizer_bytes(m->tok, eos, true, &eos_len) : "";
     return kv_chat_format(family, m->jinja, b, s, messages, n, add_generation_prompt, buf, cap, len, err);
 }

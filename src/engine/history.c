@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a session remembers of how it came to be: runs of rows by kind, snapshots at sync starts and ends. Truncation either is free
- * (no page sealed since) or returns to a snapshot and replays each row by its own kind; both equal never having been there.
+ * What a session remembers of how it came to be: runs of rows by kind, snapshots at sync starts and ends. Truncation
+ * either is free (no page sealed since) or returns to a snapshot and replays each row by its own kind; both equal never
+ * having been there.
  */
 #include "engine/engine.h"
 
@@ -10,7 +11,8 @@
 #include <string.h>
 
 kv_status kv_session_push_run(kvist_session *s, uint32_t end, uint8_t kind, uint16_t policy, kv_error *err) {
-    if (s->n_runs && kind == KV_ROWS_GENERATED && s->runs[s->n_runs - 1].kind == kind && s->runs[s->n_runs - 1].policy == policy) {
+    if (s->n_runs && kind == KV_ROWS_GENERATED && s->runs[s->n_runs - 1].kind == kind &&
+        s->runs[s->n_runs - 1].policy == policy) {
         s->runs[s->n_runs - 1].end = end;
         return KVIST_OK;
     }
@@ -37,7 +39,9 @@ kv_saved *kv_session_find_saved(kvist_session *s, uint32_t at_most) {
     kv_saved *best = NULL;
     for (uint32_t i = 0; i < KV_MAX_SNAPSHOTS; i++) {
         kv_saved *v = &s->saved[i];
-        if (v->snap && kv_snapshot_length(v->snap) <= at_most && (!best || kv_snapshot_length(v->snap) > kv_snapshot_length(best->snap))) best = v;
+        if (v->snap && kv_snapshot_length(v->snap) <= at_most &&
+            (!best || kv_snapshot_length(v->snap) > kv_snapshot_length(best->snap)))
+            best = v;
     }
     return best;
 }
@@ -55,7 +59,9 @@ static kv_saved *oldest(kvist_session *s) {
 }
 
 /* Not the snapshot a running job would come back to. */
-static bool droppable(const kvist_session *s, const kv_saved *v) { return !s->job || kv_snapshot_length(v->snap) != s->n; }
+static bool droppable(const kvist_session *s, const kv_saved *v) {
+    return !s->job || kv_snapshot_length(v->snap) != s->n;
+}
 
 bool kv_engine_drop_oldest_snapshot(kvist_engine *e) {
     kv_saved *o = NULL;
@@ -79,8 +85,9 @@ kv_status kv_engine_room(kvist_engine *e, uint64_t pages, uint64_t bytes, kv_err
         uint64_t need = pages * (kv_pool_page_bytes(e->pool) + sizeof(kv_page_entry)) + bytes;
         if (st.bytes_used + st.bytes_charged + need <= st.bytes_budget) return KVIST_OK;
         if (!kv_engine_drop_oldest_snapshot(e))
-            KV_FAIL(err, BUDGET, "KV memory: %llu bytes needed, %llu of %llu in use (raise --kv-mem or compress more)", (unsigned long long)need,
-                    (unsigned long long)(st.bytes_used + st.bytes_charged), (unsigned long long)st.bytes_budget);
+            KV_FAIL(err, BUDGET, "KV memory: %llu bytes needed, %llu of %llu in use (raise --kv-mem or compress more)",
+                    (unsigned long long)need, (unsigned long long)(st.bytes_used + st.bytes_charged),
+                    (unsigned long long)st.bytes_budget);
     }
 }
 
@@ -110,8 +117,10 @@ kv_status kv_session_save(kvist_session *s, kv_error *err) {
     size_t bytes = s->e->m->hp.n_vocab * sizeof(float);
     if (s->logits_valid && !kv_pool_charge(s->e->pool, bytes, &ignored)) {
         slot->logits = kv_malloc64(bytes);
-        if (slot->logits) memcpy(slot->logits, s->logits, bytes);
-        else kv_pool_discharge(s->e->pool, bytes);
+        if (slot->logits)
+            memcpy(slot->logits, s->logits, bytes);
+        else
+            kv_pool_discharge(s->e->pool, bytes);
     }
     return KVIST_OK;
 }
@@ -135,7 +144,8 @@ static kv_status replay_runs(kvist_session *s, uint32_t from, uint32_t n, kv_err
         kv_run r = s->runs[i];
         uint32_t end = r.end < n ? r.end : n;
         if (end > from && end > start) KV_TRY(kv_session_add_todo(s, end, r.kind, r.policy, err));
-        if (r.end <= from) kept = i + 1;
+        if (r.end <= from)
+            kept = i + 1;
         else if (start < from) { /* a snapshot inside a run of generated rows: its first part stays in the log */
             s->runs[i].end = from;
             kept = i + 1;

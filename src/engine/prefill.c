@@ -11,6 +11,14 @@ enum { HEAD_ROWS = 16 };
 /* Queries the retained mass is taken over where the score has no window of its own (DESIGN 5). */
 enum { MASS_WINDOW = 32 };
 
+/* A micro-step aims at 15 ms (20 ms is the promise to kvist_cancel). Rates a thread, of one AVX-512 VNNI machine:
+ * products of 8-bit codes, attention in f32. Slower machines take longer steps, in proportion. Below LEAST_ROWS
+ * unpacking weights would cost more than using them. */
+#define STEP_SECONDS 0.015
+#define INT8_MACS 200e9
+#define F32_MACS 60e9
+enum { LEAST_ROWS = 24 };
+
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 static void *charged_alloc(kv_job *j, size_t bytes, bool zero, kv_error *err, kv_status *st) {
@@ -40,7 +48,8 @@ static kv_status make_plan(kv_job *j, kv_error *err) {
     kv_seq_count(s->seq, NULL, &now);
     const kv_stream *st0 = &s->seq->streams[0];
     uint64_t tail_bytes = 0;
-    for (uint32_t i = 0; i < s->seq->n_streams; i++) tail_bytes += (uint64_t)s->seq->streams[i].n_tail * (m->page_bytes + sizeof(kv_page_entry) + 4);
+    for (uint32_t i = 0; i < s->seq->n_streams; i++)
+        tail_bytes += (uint64_t)s->seq->streams[i].n_tail * (m->page_bytes + sizeof(kv_page_entry) + 4);
     for (uint32_t l = 0; l < L && !st; l++) {
         kv_layer_policy lp;
         kv_page_layout lay;
@@ -48,12 +57,21 @@ static kv_status make_plan(kv_job *j, kv_error *err) {
         st = kv_layer_layout(m, &lp, l, &lay, err);
         if (st) break;
         bool q2 = lay.kind == KV_KIND_LADDER;
-        layers[l] = (kv_plan_layer){.n_streams = m->hp.n_kv, .f16_tokens = m->shapes[l].f16_tokens, .page_tokens = lay.tokens,
-                                    .q2_bytes = q2 ? m->hp.dk * 4u : 0, .f16_bytes_token = 2ull * (m->hp.dk + m->hp.dv)};
+        layers[l] = (kv_plan_layer){.n_streams = m->hp.n_kv,
+                                    .f16_tokens = m->shapes[l].f16_tokens,
+                                    .page_tokens = lay.tokens,
+                                    .q2_bytes = q2 ? m->hp.dk * 4u : 0,
+                                    .f16_bytes_token = 2ull * (m->hp.dk + m->hp.dv)};
     }
-    kv_plan_input in = {.policy = &j->policy, .n_layers = L, .layers = layers, .page_bytes = (uint32_t)m->page_bytes,
-                        .page_overhead = sizeof(kv_page_entry) + sizeof(kv_handle), .n_seen = j->start + j->n_rows, .n_before = j->start,
-                        .n_unsealed = st0->tail_len + j->n_rows, .first = st0->n_handles == 0 && st0->tail_pos == 0,
+    kv_plan_input in = {.policy = &j->policy,
+                        .n_layers = L,
+                        .layers = layers,
+                        .page_bytes = (uint32_t)m->page_bytes,
+                        .page_overhead = sizeof(kv_page_entry) + sizeof(kv_handle),
+                        .n_seen = j->start + j->n_rows,
+                        .n_before = j->start,
+                        .n_unsealed = st0->tail_len + j->n_rows,
+                        .first = st0->n_handles == 0 && st0->tail_pos == 0,
                         .bytes_before = now.bytes_true > tail_bytes ? now.bytes_true - tail_bytes : 0};
     if (in.first) in.bytes_before = 0;
     if (!st) st = kv_plan_make(&in, &j->plan, err);
@@ -88,7 +106,8 @@ static kv_status alloc_scratch(kv_job *j, kv_error *err) {
     j->score = charged_alloc(j, keys * sizeof(float), false, err, &st);
     j->score_scratch = charged_alloc(j, 2 * keys * sizeof(float), false, err, &st);
     j->order = charged_alloc(j, keys * sizeof(uint32_t), false, err, &st);
-    j->cuts = charged_alloc(j, (keys / 8 + 8) * sizeof(kv_page_plan), false, err, &st); /* pages hold 4 tokens at least */
+    j->cuts = charged_alloc(j, (keys / 8 + 8) * sizeof(kv_page_plan), false, err,
+                            &st); /* pages hold 8 tokens at least; two may be partial */
     j->cut_scratch = charged_alloc(j, kv_cut_scratch((uint32_t)keys), false, err, &st);
     j->streams = charged_alloc(j, j->s->seq->n_streams * sizeof *j->streams, true, err, &st);
     double *acc = charged_alloc(j, 2ull * hp->n_layers * hp->n_q * sizeof(double), true, err, &st);
@@ -101,11 +120,13 @@ static kv_status alloc_scratch(kv_job *j, kv_error *err) {
         j->streams[i].all = acc + 2ull * i * g;
         j->streams[i].evicted = acc + (2ull * i + 1) * g;
     }
-    if (j->plan.global) st = kv_gsel_create(j->plan.pages_global, j->plan.floor_pages, j->s->seq->n_streams, &j->gsel, err);
+    if (j->plan.global)
+        st = kv_gsel_create(j->plan.pages_global, j->plan.floor_pages, j->s->seq->n_streams, &j->gsel, err);
     return st;
 }
 
-kv_status kv_job_create(kvist_session *s, uint32_t start, uint32_t end, const kv_policy *policy, bool last, kv_job **out, kv_error *err) {
+kv_status kv_job_create(kvist_session *s, uint32_t start, uint32_t end, const kv_policy *policy, bool last,
+                        kv_job **out, kv_error *err) {
     kv_job *j = kv_calloc(1, sizeof *j);
     *out = NULL;
     if (!j) KV_FAIL(err, MEMORY, "prompt job");
@@ -180,11 +201,20 @@ static kv_status begin_layer(kv_job *j, kv_error *err) {
 
 static void column_sums(kv_job *j, const kv_attn_chunk *c) {
     uint32_t mass_from = j->n_rows - j->mass_rows;
-    uint32_t row_from = !j->need.pass ? j->n_rows : j->need.all_rows ? 0 : j->n_rows - min_u32(j->n_rows, j->need.window);
+    uint32_t row_from = !j->need.pass      ? j->n_rows
+                        : j->need.all_rows ? 0
+                                           : j->n_rows - min_u32(j->n_rows, j->need.window);
     uint32_t from = min_u32(mass_from, row_from);
     if (c->row0 + c->n_rows <= from) return;
-    kv_attn_colsum cs = {.c = *c, .row_from = row_from, .stride = j->need.stride ? j->need.stride : 1, .square = j->need.square,
-                         .sums = j->need.pass ? j->sums : NULL, .sums_stride = j->stride, .mass_from = mass_from, .mass = j->mass, .sink_mass = j->sink_mass};
+    kv_attn_colsum cs = {.c = *c,
+                         .row_from = row_from,
+                         .stride = j->need.stride ? j->need.stride : 1,
+                         .square = j->need.square,
+                         .sums = j->need.pass ? j->sums : NULL,
+                         .sums_stride = j->stride,
+                         .mass_from = mass_from,
+                         .mass = j->mass,
+                         .sink_mass = j->sink_mass};
     j->e->m->be->ops->attn_colsum(j->e->f.ex, &j->e->m->attn, &cs);
 }
 
@@ -199,13 +229,38 @@ static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
     for (uint32_t r = 0; r < n; r++) f->positions[r] = j->start + row0 + r;
     kv_part_qkv(f, l, x, n);
     ops->kv_to_f16(f->ex, f->k, f->v, n, hp->n_kv, hp->dk, hp->dv, row0, j->n_rows, j->kf, j->vf);
-    if (row0 < j->q2_rows) ops->q_squares(f->ex, f->q, min_u32(n, j->q2_rows - row0), hp->n_q, hp->n_kv, hp->dk, j->q2 + (size_t)row0 * hp->n_kv * hp->dk);
-    kv_attn_chunk c = {.pool = e->pool, .streams = kv_seq_stream(j->s->seq, j->layer, 0), .k = j->kf, .v = j->vf, .head_stride = j->n_rows,
-                       .first_pos = j->start, .row0 = row0, .n_rows = n, .q = f->q, .out = f->att, .lse = f->lse};
+    if (row0 < j->q2_rows)
+        ops->q_squares(f->ex, f->q, min_u32(n, j->q2_rows - row0), hp->n_q, hp->n_kv, hp->dk,
+                       j->q2 + (size_t)row0 * hp->n_kv * hp->dk);
+    kv_attn_chunk c = {.pool = e->pool,
+                       .streams = kv_seq_stream(j->s->seq, j->layer, 0),
+                       .k = j->kf,
+                       .v = j->vf,
+                       .head_stride = j->n_rows,
+                       .first_pos = j->start,
+                       .row0 = row0,
+                       .n_rows = n,
+                       .q = f->q,
+                       .out = f->att,
+                       .lse = f->lse};
     ops->attn_prefill(f->ex, &m->attn, &c);
     if (j->plan.evict) column_sums(j, &c);
     kv_part_attn_out(f, l, x, n);
     kv_part_ffn(f, l, x, n);
+}
+
+/* Rows of the next micro-step: ubatch at most, fewer when a layer is large or the context long, so that a step stays
+ * near STEP_SECONDS and cancelling, reports and other sessions' tokens wait no longer. Any choice gives the same bits.
+ */
+static uint32_t step_rows(const kv_job *j) {
+    const kv_hparams *hp = &j->e->m->hp;
+    double threads = j->e->p.threads, keys = (double)j->start + j->row + j->e->p.ubatch;
+    double macs = (double)hp->n_embd *
+                  ((hp->n_q + hp->n_kv) * (double)hp->dk + (hp->n_q + hp->n_kv) * (double)hp->dv + 3.0 * hp->n_ff);
+    double seconds = macs / (INT8_MACS * threads) + keys * hp->n_q * (hp->dk + hp->dv) / (F32_MACS * threads);
+    double rows = STEP_SECONDS / seconds;
+    uint32_t most = min_u32(j->e->p.ubatch, j->n_rows - j->row);
+    return rows >= most ? most : rows < LEAST_ROWS ? min_u32(LEAST_ROWS, most) : (uint32_t)rows;
 }
 
 /* Logits of the rows somebody wants: all from rows_first on (in batches), else the last one. */
@@ -229,7 +284,8 @@ static bool head_rows(kv_job *j) {
 
 static bool report_progress(kv_job *j) {
     if (!j->s->progress) return true;
-    return j->s->progress(j->s->progress_user, (uint64_t)j->layer * j->n_rows + j->row, (uint64_t)j->e->m->hp.n_layers * j->n_rows);
+    return j->s->progress(j->s->progress_user, (uint64_t)j->layer * j->n_rows + j->row,
+                          (uint64_t)j->e->m->hp.n_layers * j->n_rows);
 }
 
 kv_status kv_job_step(kv_job *j, bool *done, kv_error *err) {
@@ -240,7 +296,7 @@ kv_status kv_job_step(kv_job *j, bool *done, kv_error *err) {
         j->phase = KV_JOB_ROWS;
         return begin_layer(j, err);
     case KV_JOB_ROWS: {
-        uint32_t n = min_u32(j->e->p.ubatch, j->n_rows - j->row);
+        uint32_t n = step_rows(j);
         layer_rows(j, j->row, n);
         j->row += n;
         if (!report_progress(j)) KV_FAIL(err, CANCELLED, "stopped by the progress callback");
@@ -261,7 +317,8 @@ kv_status kv_job_step(kv_job *j, bool *done, kv_error *err) {
         *done = head_rows(j);
         if (*done) j->phase = KV_JOB_DONE;
         return KVIST_OK;
-    case KV_JOB_DONE: break;
+    case KV_JOB_DONE:
+        break;
     }
     *done = true;
     return KVIST_OK;

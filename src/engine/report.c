@@ -24,7 +24,8 @@ static void masses(const kvist_session *s, kvist_report *out) {
     out->mass_position = s->point.mass_position;
 }
 
-/* References by the session's own snapshots: they share nothing with anybody. NULL (pages then count as shared) when there is no memory. */
+/* References by the session's own snapshots: they share nothing with anybody. NULL (pages then count as shared) when
+ * there is no memory. */
 static uint32_t *own_refs(const kvist_session *s) {
     kv_pool_stats st;
     kv_pool_get_stats(s->e->pool, &st);
@@ -74,8 +75,11 @@ size_t kvist_session_streams(const kvist_session *cs, kvist_stream_report *out, 
         for (uint32_t i = s->seq->layer_first[l]; i < s->seq->layer_first[l + 1]; i++, n++) {
             const kv_stream *st = &s->seq->streams[i];
             if (n < cap)
-                out[n] = (kvist_stream_report){.layer = l, .head = i - s->seq->layer_first[l], .tokens_stored = st->tokens_sealed + st->tail_len,
-                                               .pages = st->n_handles + st->n_tail, .mass = st->mass};
+                out[n] = (kvist_stream_report){.layer = l,
+                                               .head = i - s->seq->layer_first[l],
+                                               .tokens_stored = st->tokens_sealed + st->tail_len,
+                                               .pages = st->n_handles + st->n_tail,
+                                               .mass = st->mass};
         }
     kv_engine_leave(s->e);
     return n;

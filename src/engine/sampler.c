@@ -10,10 +10,20 @@
 #include <math.h>
 #include <string.h>
 
-typedef struct cand { float logit; int32_t id; float p; } cand;
+typedef struct cand {
+    float logit;
+    int32_t id;
+    float p;
+} cand;
 
 void kvist_sampling_default(kvist_sampling *p) {
-    *p = (kvist_sampling){.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1.0f, .repeat_last_n = 64, .seed = 0};
+    *p = (kvist_sampling){.temp = 0.8f,
+                          .top_k = 40,
+                          .top_p = 0.95f,
+                          .min_p = 0.05f,
+                          .repeat_penalty = 1.0f,
+                          .repeat_last_n = 64,
+                          .seed = 0};
 }
 
 size_t kv_sample_scratch(uint32_t n) { return n * sizeof(cand); }
@@ -47,8 +57,10 @@ static void select_top(cand *c, uint32_t n, uint32_t k) {
         }
         uint32_t split = j + 1;
         if (split == lo || split == hi) break;
-        if (k <= split) hi = split;
-        else lo = split;
+        if (k <= split)
+            hi = split;
+        else
+            lo = split;
     }
 }
 
@@ -106,7 +118,8 @@ static uint32_t cut_tail(cand *c, uint32_t n, float top_p, float min_p) {
     }
 }
 
-int32_t kv_sample_logits(const float *logits, uint32_t n, const kvist_sampling *p, const int32_t *history, uint32_t n_history, void *scratch) {
+int32_t kv_sample_logits(const float *logits, uint32_t n, const kvist_sampling *p, const int32_t *history,
+                         uint32_t n_history, void *scratch) {
     bool penalty = p && p->repeat_penalty != 1.0f && p->repeat_last_n > 0;
     if (!p || (p->temp <= 0.0f && !penalty)) return argmax(logits, n);
     cand *c = scratch;

@@ -6,10 +6,12 @@
 #include <string.h>
 
 kv_run_source kv_run_source_of(const kv_seq *seq, kv_stream *st, const uint16_t *k, const uint16_t *v) {
-    return (kv_run_source){.seq = seq, .st = st, .k = k, .v = v, .tail = st->tail_len, .dk = st->shape->dk, .dv = st->shape->dv};
+    return (kv_run_source){
+        .seq = seq, .st = st, .k = k, .v = v, .tail = st->tail_len, .dk = st->shape->dk, .dv = st->shape->dv};
 }
 
-kv_status kv_layer_layout(const kv_model *m, const kv_layer_policy *lp, uint32_t layer, kv_page_layout *out, kv_error *err) {
+kv_status kv_layer_layout(const kv_model *m, const kv_layer_policy *lp, uint32_t layer, kv_page_layout *out,
+                          kv_error *err) {
     return kv_page_layout_get(lp->format, m->shapes[layer].dk, m->shapes[layer].dv, m->page_bytes, out, err);
 }
 
@@ -17,7 +19,8 @@ kv_status kv_sealer_init(kv_sealer *se, kvist_session *s, uint32_t layer, kv_err
     const kv_model *m = s->e->m;
     memset(se, 0, sizeof *se);
     se->s = s;
-    return kv_page_layout_get(kv_format_pair(KV_F16, KV_F16), m->shapes[layer].dk, m->shapes[layer].dv, m->page_bytes, &se->f16, err);
+    return kv_page_layout_get(kv_format_pair(KV_F16, KV_F16), m->shapes[layer].dk, m->shapes[layer].dv, m->page_bytes,
+                              &se->f16, err);
 }
 
 float *kv_sealer_q2(kv_sealer *se) { return se->s->e->seal_q2 + (size_t)se->n_q2++ * se->s->e->m->hp.dk; }
@@ -32,8 +35,8 @@ static void gather(const kv_run_source *src, uint32_t token, uint16_t *k, uint16
     memcpy(v, src->v + (size_t)r * src->dv, src->dv * sizeof *v);
 }
 
-kv_status kv_sealer_page(kv_sealer *se, const kv_run_source *src, const kv_page_layout *lay, uint32_t at, const uint32_t *idx, uint32_t n, float price,
-                         uint8_t flags, const float *q2, kv_error *err) {
+kv_status kv_sealer_page(kv_sealer *se, const kv_run_source *src, const kv_page_layout *lay, uint32_t at,
+                         const uint32_t *idx, uint32_t n, float price, uint8_t flags, const float *q2, kv_error *err) {
     kvist_engine *e = se->s->e;
     kv_stream *st = src->st;
     uint32_t page;
@@ -43,10 +46,17 @@ kv_status kv_sealer_page(kv_sealer *se, const kv_run_source *src, const kv_page_
     entry->flags = flags;
     entry->first_pos = st->tail_pos + at + (idx ? idx[0] : 0);
     uint16_t *k = e->seal_k + se->tokens * src->dk, *v = e->seal_v + se->tokens * src->dv;
-    for (uint32_t i = 0; i < n; i++) gather(src, at + (idx ? idx[i] : i), k + (size_t)i * src->dk, v + (size_t)i * src->dv);
+    for (uint32_t i = 0; i < n; i++)
+        gather(src, at + (idx ? idx[i] : i), k + (size_t)i * src->dk, v + (size_t)i * src->dv);
     st->tokens_sealed += n;
     se->layouts[se->n_jobs] = *lay;
-    e->seal_jobs[se->n_jobs] = (kv_seal_job){.layout = &se->layouts[se->n_jobs], .n = n, .k = k, .v = v, .q2 = q2, .page = kv_pool_data(e->pool, page), .entry = entry};
+    e->seal_jobs[se->n_jobs] = (kv_seal_job){.layout = &se->layouts[se->n_jobs],
+                                             .n = n,
+                                             .k = k,
+                                             .v = v,
+                                             .q2 = q2,
+                                             .page = kv_pool_data(e->pool, page),
+                                             .entry = entry};
     se->n_jobs++;
     se->tokens += n;
     if (se->n_jobs == e->max_seal_jobs || se->tokens + KV_SEAL_TOKENS > e->seal_tokens) return kv_sealer_flush(se, err);
@@ -92,7 +102,8 @@ static uint32_t sealable(const kv_stream *st, const kv_layer_policy *lp, uint32_
     return st->tail_len >= fixed + P ? (st->tail_len - fixed) / P : 0;
 }
 
-static kv_status seal_stream(kv_sealer *se, kv_stream *st, const kv_layer_policy *lp, const kv_page_layout *lay, kv_error *err) {
+static kv_status seal_stream(kv_sealer *se, kv_stream *st, const kv_layer_policy *lp, const kv_page_layout *lay,
+                             kv_error *err) {
     kvist_session *s = se->s;
     uint32_t sink, pages = sealable(st, lp, lay->tokens, &sink);
     kv_run_source src = kv_run_source_of(s->seq, st, NULL, NULL);
@@ -125,7 +136,8 @@ kv_status kv_seal_tail(kvist_session *s, const kv_policy *policy, kv_error *err)
             KV_TRY(kv_layer_layout(m, &lp, l, &lay, err));
             if (sealable(kv_seq_stream(s->seq, l, 0), &lp, lay.tokens, &sink)) {
                 KV_TRY(kv_sealer_init(&se, s, l, err));
-                for (uint32_t h = 0; h < m->hp.n_kv; h++) KV_TRY(seal_stream(&se, kv_seq_stream(s->seq, l, h), &lp, &lay, err));
+                for (uint32_t h = 0; h < m->hp.n_kv; h++)
+                    KV_TRY(seal_stream(&se, kv_seq_stream(s->seq, l, h), &lp, &lay, err));
             }
         }
         if (m->attn.window)
@@ -134,7 +146,8 @@ kv_status kv_seal_tail(kvist_session *s, const kv_policy *policy, kv_error *err)
     return KVIST_OK;
 }
 
-/* Each stream may open (or copy) a tail page and, when a page of its format is ready after this token, seal it and its sinks. */
+/* Each stream may open (or copy) a tail page and, when a page of its format is ready after this token, seal it and its
+ * sinks. */
 uint32_t kv_decode_pages_needed(const kvist_session *s, const kv_policy *policy) {
     const kv_model *m = s->e->m;
     uint32_t need = 0;

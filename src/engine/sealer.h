@@ -9,12 +9,17 @@
 #include "engine/engine.h"
 
 /* The f16 run of a stream: its tail, then rows k[][dk], v[][dv] (may be none). */
-typedef struct kv_run_source { const kv_seq *seq; kv_stream *st; const uint16_t *k, *v; uint32_t tail, dk, dv; } kv_run_source;
+typedef struct kv_run_source {
+    const kv_seq *seq;
+    kv_stream *st;
+    const uint16_t *k, *v;
+    uint32_t tail, dk, dv;
+} kv_run_source;
 kv_run_source kv_run_source_of(const kv_seq *seq, kv_stream *st, const uint16_t *k, const uint16_t *v);
 
 typedef struct kv_sealer {
     kvist_session *s;
-    kv_page_layout f16;      /* sink pages of this layer */
+    kv_page_layout f16;                   /* sink pages of this layer */
     kv_page_layout layouts[KV_SEAL_JOBS]; /* by job: callers' may change between pages */
     uint32_t n_jobs, n_q2;
     size_t tokens;
@@ -23,9 +28,10 @@ typedef struct kv_sealer {
 kv_status kv_sealer_init(kv_sealer *se, kvist_session *s, uint32_t layer, kv_error *err);
 /* A row for mean q2, valid until the next flush. */
 float *kv_sealer_q2(kv_sealer *se);
-/* Pushes a handle and queues its page: run tokens at + idx[i] (idx NULL: at + i), i < n. Flushes by itself when staging is full. */
-kv_status kv_sealer_page(kv_sealer *se, const kv_run_source *src, const kv_page_layout *lay, uint32_t at, const uint32_t *idx, uint32_t n, float price,
-                         uint8_t flags, const float *q2, kv_error *err);
+/* Pushes a handle and queues its page: run tokens at + idx[i] (idx NULL: at + i), i < n. Flushes by itself when staging
+ * is full. */
+kv_status kv_sealer_page(kv_sealer *se, const kv_run_source *src, const kv_page_layout *lay, uint32_t at,
+                         const uint32_t *idx, uint32_t n, float price, uint8_t flags, const float *q2, kv_error *err);
 kv_status kv_sealer_flush(kv_sealer *se, kv_error *err);
 
 /* Sliding-window streams: frees pages and tail tokens that no position >= length can see. */

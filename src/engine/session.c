@@ -17,7 +17,10 @@ static kv_status push_policy(kvist_session *s, const char *text, kv_error *err) 
         KV_TRY(kv_layer_layout(m, &lp, l, &lay, err));
     }
     if (m->attn.window && kv_policy_evicts(&p))
-        KV_FAIL(err, POLICY, "policy '%s' evicts by score, but this model's layers have a sliding window of %u: not built; use full or format=", text, m->attn.window);
+        KV_FAIL(err, POLICY,
+                "policy '%s' evicts by score, but this model's layers have a sliding window of %u: not built; use full "
+                "or format=",
+                text, m->attn.window);
     if (s->n_policies == s->cap_policies) {
         uint32_t cap = s->cap_policies ? 2 * s->cap_policies : 2;
         kv_policy *n = kv_realloc(s->policies, cap * sizeof *n);
@@ -108,8 +111,8 @@ static kv_status check_ids(const kvist_session *s, const int32_t *ids, size_t n,
     return KVIST_OK;
 }
 
-/* A prefix that ends inside a compressed prompt: reading that prompt again from its start costs the same as replaying its head, and
- * compresses once instead of twice. */
+/* A prefix that ends inside a compressed prompt: reading that prompt again from its start costs the same as replaying
+ * its head, and compresses once instead of twice. */
 static uint32_t reusable(const kvist_session *s, uint32_t common) {
     uint32_t start = 0;
     if (common >= s->n) return s->n;
@@ -147,7 +150,8 @@ static void begin_op(kvist_session *s) {
     atomic_store(&s->cancel, false);
 }
 
-int kvist_session_sync_rows(kvist_session *s, const int32_t *ids, size_t n, size_t first, kvist_row_fn fn, void *user, kvist_error *err) {
+int kvist_session_sync_rows(kvist_session *s, const int32_t *ids, size_t n, size_t first, kvist_row_fn fn, void *user,
+                            kvist_error *err) {
     if (!s || (!ids && n)) KV_FAIL(err, ARG, "sync: NULL session or ids");
     KV_TRY(check_ids(s, ids, n, err));
     begin_op(s);
@@ -161,7 +165,9 @@ int kvist_session_sync_rows(kvist_session *s, const int32_t *ids, size_t n, size
     return kv_engine_run(s, err);
 }
 
-int kvist_session_sync(kvist_session *s, const int32_t *ids, size_t n, kvist_error *err) { return kvist_session_sync_rows(s, ids, n, SIZE_MAX, NULL, NULL, err); }
+int kvist_session_sync(kvist_session *s, const int32_t *ids, size_t n, kvist_error *err) {
+    return kvist_session_sync_rows(s, ids, n, SIZE_MAX, NULL, NULL, err);
+}
 
 static kv_status plan_decode(kvist_session *s, int32_t id, kv_error *err) {
     if (s->n >= s->e->p.n_ctx) KV_FAIL(err, CONTEXT, "the context of %u tokens is full (-c)", s->e->p.n_ctx);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who leads, and what a step does. A caller queues its session(s) and either leads (runs steps until its own are done) or waits.
- * Results never depend on which sessions share a step (DESIGN 2), so no order here is visible but speed.
+ * Who leads, and what a step does. A caller queues its session(s) and either leads (runs steps until its own are done)
+ * or waits. Results never depend on which sessions share a step (DESIGN 2), so no order here is visible but speed.
  */
 #include "engine/engine.h"
 
@@ -9,7 +9,9 @@
 
 #include <string.h>
 
-static bool current_is(const kvist_session *s, uint8_t kind) { return s->at_todo < s->n_todo && s->todo[s->at_todo].kind == kind; }
+static bool current_is(const kvist_session *s, uint8_t kind) {
+    return s->at_todo < s->n_todo && s->todo[s->at_todo].kind == kind;
+}
 
 static void finish(kvist_session *s, kv_status st) {
     s->status = st;
@@ -54,7 +56,8 @@ static void step_generated(kvist_engine *e, kvist_session *const *batch, uint32_
     double seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
     for (uint32_t i = 0; i < m; i++) {
         kvist_session *s = rows[i];
-        if (!status[i]) status[i] = kv_session_push_run(s, s->n, KV_ROWS_GENERATED, s->todo[s->at_todo].policy, &errs[i]);
+        if (!status[i])
+            status[i] = kv_session_push_run(s, s->n, KV_ROWS_GENERATED, s->todo[s->at_todo].policy, &errs[i]);
         if (status[i]) {
             s->err = errs[i];
             finish(s, status[i]);
@@ -89,8 +92,8 @@ static void abandon_job(kvist_session *s) {
     s->logits_valid = false;
 }
 
-/* Room for what decoding will append, so that no token allocates: lists up to the context's end, squared queries up to the first
- * page sealed. Where the budget has no room for it, lists grow as they need. */
+/* Room for what decoding will append, so that no token allocates: lists up to the context's end, squared queries up to
+ * the first page sealed. Where the budget has no room for it, lists grow as they need. */
 static void reserve_ahead(kvist_session *s, const kv_policy *policy) {
     kv_error ignored;
     (void)!kv_seq_reserve(s->seq, s->e->p.n_ctx - s->n, &ignored);
@@ -98,9 +101,11 @@ static void reserve_ahead(kvist_session *s, const kv_policy *policy) {
         kv_layer_policy lp;
         kv_page_layout lay;
         kv_policy_layer(policy, l, &lp);
-        if (kv_formats[lp.format & 15].kind != KV_KIND_LADDER || kv_layer_layout(s->e->m, &lp, l, &lay, &ignored)) continue;
+        if (kv_formats[lp.format & 15].kind != KV_KIND_LADDER || kv_layer_layout(s->e->m, &lp, l, &lay, &ignored))
+            continue;
         uint32_t rows = lp.sink + lp.recent + lay.tokens + 1;
-        for (uint32_t i = s->seq->layer_first[l]; i < s->seq->layer_first[l + 1]; i++) (void)!kv_q2_room(s->seq, &s->seq->streams[i], rows, &ignored);
+        for (uint32_t i = s->seq->layer_first[l]; i < s->seq->layer_first[l + 1]; i++)
+            (void)!kv_q2_room(s->seq, &s->seq->streams[i], rows, &ignored);
     }
 }
 
@@ -132,8 +137,10 @@ static void step_prompt(kvist_session *s) {
         finish(s, st);
     } else if (done) {
         st = end_job(s);
-        if (st) finish(s, st);
-        else run_finished(s);
+        if (st)
+            finish(s, st);
+        else
+            run_finished(s);
     }
     if (counts) s->prefill_seconds += (double)(kv_os_now_ns() - t0) * 1e-9;
 }
@@ -202,8 +209,10 @@ kv_status kv_engine_run_many(kvist_session *const *s, uint32_t n, kv_error *err)
     pthread_mutex_lock(&e->mu);
     for (uint32_t i = 0; i < n; i++) enqueue(e, s[i]);
     while (!all_done(s, n)) {
-        if (e->led) pthread_cond_wait(&e->changed, &e->mu);
-        else lead(e, s, n);
+        if (e->led)
+            pthread_cond_wait(&e->changed, &e->mu);
+        else
+            lead(e, s, n);
     }
     pthread_mutex_unlock(&e->mu);
     for (uint32_t i = 0; i < n; i++)

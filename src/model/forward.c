@@ -25,7 +25,8 @@ kv_status kv_forward_init(kv_forward *f, const kv_model *m, const kv_exec_params
     p.page_bytes = m->page_bytes;
     KV_TRY(m->be->ops->exec_create(m->be, &p, &f->ex, err));
     KV_TRY(kv_rope_build(&m->rope, hp->n_rot, p.max_ctx, &f->rope, &f->rope_tables, err));
-    size_t sizes[] = {R * hp->n_embd, R * nq, R * hp->n_kv * hp->dk, R * hp->n_kv * hp->dv, R * no, R * hp->n_ff, R * hp->n_ff, R * hp->n_q};
+    size_t sizes[] = {R * hp->n_embd, R * nq,       R * hp->n_kv * hp->dk, R * hp->n_kv * hp->dv,
+                      R * no,         R * hp->n_ff, R * hp->n_ff,          R * hp->n_q};
     float **ptrs[] = {&f->xn, &f->q, &f->k, &f->v, &f->att, &f->gate, &f->up, &f->lse};
     size_t total = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) total += round16(sizes[i]);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From a GGUF file to packed weights, tensor by tensor: each source tensor's pages are given back as soon as it is packed, so that
- * the peak of loading stays near the file's size.
+ * From a GGUF file to packed weights, tensor by tensor: each source tensor's pages are given back as soon as it is
+ * packed, so that the peak of loading stays near the file's size.
  */
 #include "model/model.h"
 
@@ -13,9 +13,15 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef struct loader { kv_model *m; kv_threads *threads; kv_error *err; uint64_t type_bytes[64]; } loader;
+typedef struct loader {
+    kv_model *m;
+    kv_threads *threads;
+    kv_error *err;
+    uint64_t type_bytes[64];
+} loader;
 
-static kv_status find(loader *ld, const char *name, uint64_t cols, uint64_t rows, bool required, const kv_tensor **out) {
+static kv_status find(loader *ld, const char *name, uint64_t cols, uint64_t rows, bool required,
+                      const kv_tensor **out) {
     const kv_tensor *t = kv_gguf_tensor(ld->m->gguf, name);
     *out = t;
     if (!t) {
@@ -23,8 +29,9 @@ static kv_status find(loader *ld, const char *name, uint64_t cols, uint64_t rows
         return KVIST_OK;
     }
     if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1)
-        KV_FAIL(ld->err, FORMAT, "tensor '%s' at offset %llu: shape %llu x %llu, expected %llu x %llu", name, (unsigned long long)t->offset,
-                (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)cols, (unsigned long long)rows);
+        KV_FAIL(ld->err, FORMAT, "tensor '%s' at offset %llu: shape %llu x %llu, expected %llu x %llu", name,
+                (unsigned long long)t->offset, (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
+                (unsigned long long)cols, (unsigned long long)rows);
     return KVIST_OK;
 }
 
@@ -33,7 +40,8 @@ static void release(loader *ld, const kv_tensor *t) {
     if (map && map->data) kv_os_release_mapped(map, t->offset, t->bytes);
 }
 
-static kv_status load_matrix(loader *ld, const char *name, uint64_t cols, uint64_t rows, bool required, kv_weight **out) {
+static kv_status load_matrix(loader *ld, const char *name, uint64_t cols, uint64_t rows, bool required,
+                             kv_weight **out) {
     const kv_tensor *t;
     *out = NULL;
     KV_TRY(find(ld, name, cols, rows, required, &t));
@@ -98,11 +106,19 @@ static kv_status make_shapes(kv_model *m, kv_error *err) {
     kv_page_layout f16;
     KV_TRY(kv_page_layout_get(kv_format_pair(KV_F16, KV_F16), hp->dk, hp->dv, m->page_bytes, &f16, err));
     for (uint32_t i = 0; i < hp->n_layers; i++) {
-        m->shapes[i] = (kv_stream_shape){.dk = (uint16_t)hp->dk, .dv = (uint16_t)hp->dv, .f16_tokens = f16.tokens, .group = (uint16_t)(hp->n_q / hp->n_kv)};
+        m->shapes[i] = (kv_stream_shape){.dk = (uint16_t)hp->dk,
+                                         .dv = (uint16_t)hp->dv,
+                                         .f16_tokens = f16.tokens,
+                                         .group = (uint16_t)(hp->n_q / hp->n_kv)};
         m->layer_first[i + 1] = m->layer_first[i] + hp->n_kv;
     }
-    m->attn = (kv_attn_params){.scale = hp->attn_scale, .window = hp->window, .n_q = (uint16_t)hp->n_q, .n_kv = (uint16_t)hp->n_kv,
-                               .dk = (uint16_t)hp->dk, .dv = (uint16_t)hp->dv, .causal = true};
+    m->attn = (kv_attn_params){.scale = hp->attn_scale,
+                               .window = hp->window,
+                               .n_q = (uint16_t)hp->n_q,
+                               .n_kv = (uint16_t)hp->n_kv,
+                               .dk = (uint16_t)hp->dk,
+                               .dv = (uint16_t)hp->dv,
+                               .causal = true};
     return m->be->ops->attn_supported(m->be, &m->attn, err);
 }
 
@@ -110,7 +126,8 @@ static kv_status load_text(kv_model *m, kv_error *err) {
     KV_TRY(kv_tokenizer_create(m->gguf, &m->tok, err));
     m->hp.n_vocab = (uint32_t)kv_tokenizer_size(m->tok);
     if (kv_gguf_has(m->gguf, "general.name")) KV_TRY(kv_gguf_str(m->gguf, "general.name", &m->name, NULL, err));
-    if (kv_gguf_has(m->gguf, "tokenizer.chat_template")) KV_TRY(kv_gguf_str(m->gguf, "tokenizer.chat_template", &m->jinja, NULL, err));
+    if (kv_gguf_has(m->gguf, "tokenizer.chat_template"))
+        KV_TRY(kv_gguf_str(m->gguf, "tokenizer.chat_template", &m->jinja, NULL, err));
     if (m->jinja) m->chat_family = kv_chat_detect(m->jinja);
     return KVIST_OK;
 }
@@ -141,7 +158,8 @@ static kv_status load_all(loader *ld) {
     return KVIST_OK;
 }
 
-/* Identity for snapshots and save files: header and the first MiB say enough to tell two models apart, sizes the rest. */
+/* Identity for snapshots and save files: header and the first MiB say enough to tell two models apart, sizes the rest.
+ */
 static uint64_t hash_file(const kv_file_map *map) {
     size_t n = map->size < (1u << 20) ? map->size : (1u << 20);
     return kv_hash64(map->data, n, map->size);

@@ -6,12 +6,14 @@
 
 #include <math.h>
 
-/* Dimension at which a wavelength completes `rotations` turns in n_ctx positions (YaRN, arXiv 2309.00071, equation 17 ff.). */
+/* Dimension at which a wavelength completes `rotations` turns in n_ctx positions (YaRN, arXiv 2309.00071, equation 17
+ * ff.). */
 static double yarn_dim(double n_rot, double n_ctx, double rotations, double base) {
     return n_rot * log(n_ctx / (rotations * 2.0 * M_PI)) / (2.0 * log(base));
 }
 
-kv_status kv_rope_build(const kv_rope_params *p, uint32_t n_rot, uint32_t n_positions, kv_rope *out, float **tables, kv_error *err) {
+kv_status kv_rope_build(const kv_rope_params *p, uint32_t n_rot, uint32_t n_positions, kv_rope *out, float **tables,
+                        kv_error *err) {
     uint32_t half = n_rot / 2;
     size_t n = (size_t)half * n_positions;
     float *t = kv_malloc64(2 * n * sizeof(float));

@@ -11,9 +11,9 @@
 /* What a layer's streams look like at the compression point. All streams of a layer are alike here. */
 typedef struct kv_plan_layer {
     uint32_t n_streams;
-    uint32_t f16_tokens;    /* tokens an f16 page */
-    uint32_t page_tokens;   /* P of the layer's sealed format */
-    uint32_t q2_bytes;      /* charged for q2 by each stream */
+    uint32_t f16_tokens;      /* tokens an f16 page */
+    uint32_t page_tokens;     /* P of the layer's sealed format */
+    uint32_t q2_bytes;        /* charged for q2 by each stream */
     uint64_t f16_bytes_token; /* 2 * (dk + dv), of one stream */
 } kv_plan_layer;
 
@@ -22,72 +22,86 @@ typedef struct kv_plan_input {
     uint32_t n_layers;
     const kv_plan_layer *layers;
     uint32_t page_bytes, page_overhead; /* overhead of a referenced page: entry + handle (or tail list item) */
-    uint32_t n_seen;        /* tokens after this sync */
-    uint32_t n_before;      /* tokens before it (its first row's position) */
-    uint32_t n_unsealed;    /* tokens not in sealed handles: the tail plus this sync's rows (sinks not yet in a handle included) */
-    bool first;             /* sinks are still among the unsealed tokens */
-    uint64_t bytes_before;  /* true bytes of sealed handles that earlier compression points left (0 on the first) */
+    uint32_t n_seen;                    /* tokens after this sync */
+    uint32_t n_before;                  /* tokens before it (its first row's position) */
+    uint32_t n_unsealed;   /* tokens not in sealed handles: the tail plus this sync's rows (sinks not yet in a handle
+                              included) */
+    bool first;            /* sinks are still among the unsealed tokens */
+    uint64_t bytes_before; /* true bytes of sealed handles that earlier compression points left (0 on the first) */
 } kv_plan_input;
 
-/* Budget of one compression point. Candidates of a stream = unsealed tokens without sinks (first) and without the `recent`
- * newest. Nothing evicted: evict = false and pages lie at fixed boundaries, leftovers stay in the tail (and sinks until there is a page). */
+/* Budget of one compression point. Candidates of a stream = unsealed tokens without sinks (first) and without the
+ * `recent` newest. Nothing evicted: evict = false and pages lie at fixed boundaries, leftovers stay in the tail (and
+ * sinks until there is a page). */
 typedef struct kv_plan {
     bool evict;
     bool global;
-    uint32_t n_candidates;       /* per stream */
-    uint32_t n_local;            /* newest candidates always kept (sealed in position order, after the ranked ones) */
-    uint32_t n_sink;             /* sinks to seal now */
-    uint32_t n_recent;           /* stay in the tail */
-    uint32_t *tokens;            /* [n_layers] tokens a stream of this layer keeps among its candidates, local included (uniform, pyramid) */
-    uint32_t *pages;             /* [n_streams_total] pages a stream may use (uniform, pyramid): >= ceil(tokens / P); leftover pages of a `share`
-                                    went one each in layer, head order, and then tokens of that stream = pages * P */
-    uint64_t pages_global;       /* global: sealed pages over all streams */
-    uint32_t floor_pages;        /* global: kept in every stream whatever their price */
-    uint32_t mean_tokens;        /* global: mean budget of a stream, for the tiers */
-    bool by_pages;               /* share: pages[] is the budget, a stream's kept tokens fill its pages (kv_plan_keep) */
+    uint32_t n_candidates; /* per stream */
+    uint32_t n_local;      /* newest candidates always kept (sealed in position order, after the ranked ones) */
+    uint32_t n_sink;       /* sinks to seal now */
+    uint32_t n_recent;     /* stay in the tail */
+    uint32_t *tokens; /* [n_layers] tokens a stream of this layer keeps among its candidates, local included (uniform,
+                         pyramid) */
+    uint32_t *pages; /* [n_streams_total] pages a stream may use (uniform, pyramid): >= ceil(tokens / P); leftover pages
+                        of a `share` went one each in layer, head order, and then tokens of that stream = pages * P */
+    uint64_t pages_global; /* global: sealed pages over all streams */
+    uint32_t floor_pages;  /* global: kept in every stream whatever their price */
+    uint32_t mean_tokens;  /* global: mean budget of a stream, for the tiers */
+    bool by_pages;         /* share: pages[] is the budget, a stream's kept tokens fill its pages (kv_plan_keep) */
     bool share_met;
     char share_note[128];
 } kv_plan;
 
-/* Later syncs: budgets apply to the sync's own candidates in proportion (keep, rate, share: of the tokens this sync added; share counts
- * bytes_before as spent for the tokens before). tokens=T: what is left of T after the tokens stored before, at least one page. */
+/* Later syncs: budgets apply to the sync's own candidates in proportion (keep, rate, share: of the tokens this sync
+ * added; share counts bytes_before as spent for the tokens before). tokens=T: what is left of T after the tokens stored
+ * before, at least one page. */
 kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) KV_WARN_UNUSED;
 void kv_plan_free(kv_plan *p);
-/* How many ranked candidates (local ones not counted) a stream pages: `keep` of kv_cut_pages. stream: index over all layers; page_tokens: the
- * layer's. global: all of them, kv_gsel chooses. */
+/* How many ranked candidates (local ones not counted) a stream pages: `keep` of kv_cut_pages. stream: index over all
+ * layers; page_tokens: the layer's. global: all of them, kv_gsel chooses. */
 uint32_t kv_plan_keep(const kv_plan *p, uint32_t page_tokens, uint32_t layer, uint32_t stream);
 
 /* One page to seal: candidates order[first .. first+n), ascending positions, of one tier. */
-typedef struct kv_page_plan { uint32_t first, n; float price; uint8_t tier; bool local; } kv_page_plan;
+typedef struct kv_page_plan {
+    uint32_t first, n;
+    float price;
+    uint8_t tier;
+    bool local;
+} kv_page_plan;
 
 /*
  * Ranks a stream's candidates and cuts them into pages.
  *   score[n_cand]  higher stays; ties: the lower index stays. NaN counts as lowest.
- *   n_local newest candidates are always kept and not ranked; they make their own pages in position order, after the ranked pages, price +inf.
- *   keep: how many ranked candidates to page (n_cand - n_local at most); the rest is not paged (evicted).
- *   m: the tiers' unit. Not global: cuts at m/8, m/4, m/2 with m = keep; global: at m/2, m, 2m with m = mean_tokens. Cuts are
- *      rounded to whole pages so that only the last page of a ranking may be partial.
- *   Inside a tier tokens are in position order. price = sum of the page's scores (f32, ascending index).
- * order[] receives candidate indices page by page; returns the number of pages written (pages[] has room for n_cand/P + 2).
- * scratch: kv_cut_scratch(n_cand) bytes.
+ *   n_local newest candidates are always kept and not ranked; they make their own pages in position order, after the
+ * ranked pages, price +inf. keep: how many ranked candidates to page (n_cand - n_local at most); the rest is not paged
+ * (evicted). m: the tiers' unit. Not global: cuts at m/8, m/4, m/2 with m = keep; global: at m/2, m, 2m with m =
+ * mean_tokens. Cuts are rounded to whole pages so that only the last page of a ranking may be partial. Inside a tier
+ * tokens are in position order. price = sum of the page's scores (f32, ascending index). order[] receives candidate
+ * indices page by page; returns the number of pages written (pages[] has room for n_cand/P + 2). scratch:
+ * kv_cut_scratch(n_cand) bytes.
  */
 size_t kv_cut_scratch(uint32_t n_cand);
-uint32_t kv_cut_pages(const float *score, uint32_t n_cand, uint32_t n_local, uint32_t keep, uint32_t page_tokens, bool global,
-                      uint32_t m, uint32_t *order, kv_page_plan *pages, void *scratch);
+uint32_t kv_cut_pages(const float *score, uint32_t n_cand, uint32_t n_local, uint32_t keep, uint32_t page_tokens,
+                      bool global, uint32_t m, uint32_t *order, kv_page_plan *pages, void *scratch);
 
 /*
- * Streamed global selection (DESIGN 2.4): fed layer by layer, keeps at any time every stream's floor pages plus the best of the
- * others that can still be in the final set; what it drops is exactly what an offline selection over all layers would not keep.
- * Order: price falling, then layer, head, page index. A page with price +inf (local) counts against the budget and is never dropped
- * before finite ones.
+ * Streamed global selection (DESIGN 2.4): fed layer by layer, keeps at any time every stream's floor pages plus the
+ * best of the others that can still be in the final set; what it drops is exactly what an offline selection over all
+ * layers would not keep. Order: price falling, then layer, head, page index. A page with price +inf (local) counts
+ * against the budget and is never dropped before finite ones.
  */
 typedef struct kv_gsel kv_gsel;
-typedef struct kv_gsel_drop { uint32_t layer, head, page; } kv_gsel_drop; /* page: index as added */
-kv_status kv_gsel_create(uint64_t budget_pages, uint32_t floor_pages, uint32_t n_streams_total, kv_gsel **out, kv_error *err) KV_WARN_UNUSED;
+typedef struct kv_gsel_drop {
+    uint32_t layer, head, page;
+} kv_gsel_drop; /* page: index as added */
+kv_status kv_gsel_create(uint64_t budget_pages, uint32_t floor_pages, uint32_t n_streams_total, kv_gsel **out,
+                         kv_error *err) KV_WARN_UNUSED;
 void kv_gsel_free(kv_gsel **g);
 /* Adds one stream's pages (any order of prices). */
-kv_status kv_gsel_add(kv_gsel *g, uint32_t layer, uint32_t head, const float *price, uint32_t n, kv_error *err) KV_WARN_UNUSED;
-/* After all streams of a layer: pages that leave the set now (of this layer or earlier ones). Valid until the next call. */
+kv_status kv_gsel_add(kv_gsel *g, uint32_t layer, uint32_t head, const float *price, uint32_t n,
+                      kv_error *err) KV_WARN_UNUSED;
+/* After all streams of a layer: pages that leave the set now (of this layer or earlier ones). Valid until the next
+ * call. */
 kv_status kv_gsel_settle(kv_gsel *g, const kv_gsel_drop **drops, uint32_t *n_drops, kv_error *err) KV_WARN_UNUSED;
 
 /*
@@ -95,10 +109,13 @@ kv_status kv_gsel_settle(kv_gsel *g, const kv_gsel_drop **drops, uint32_t *n_dro
  *   sums[group][stride]: per query head sums of p (attn, vote) or p^2 (vote2) over the rows the score asks for.
  *   n_keys keys, of which [cand0, cand0 + n_cand) are candidates. position: score = index.
  */
-void kv_score_finish(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys, uint32_t cand0, uint32_t n_cand,
-                     float *score /* [n_cand] */, float *scratch /* [2 * n_keys] */);
+void kv_score_finish(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys,
+                     uint32_t cand0, uint32_t n_cand, float *score /* [n_cand] */, float *scratch /* [2 * n_keys] */);
 /* Which rows a score wants: all (attn) or the last `window`; and whether p or p^2; and whether any pass is needed. */
-typedef struct kv_score_need { bool pass, all_rows, square; uint32_t window, stride; } kv_score_need;
+typedef struct kv_score_need {
+    bool pass, all_rows, square;
+    uint32_t window, stride;
+} kv_score_need;
 void kv_score_needs(const kv_layer_policy *p, kv_score_need *out);
 
 #endif

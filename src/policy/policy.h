@@ -15,27 +15,32 @@ enum kv_score_id { KV_SCORE_POSITION, KV_SCORE_ATTN, KV_SCORE_VOTE, KV_SCORE_VOT
 enum kv_alloc_id { KV_ALLOC_UNIFORM, KV_ALLOC_PYRAMID, KV_ALLOC_GLOBAL, KV_ALLOCS };
 
 typedef struct kv_layer_policy {
-    uint8_t format;       /* pair; format of sealed pages */
-    uint8_t score;        /* enum kv_score_id */
+    uint8_t format; /* pair; format of sealed pages */
+    uint8_t score;  /* enum kv_score_id */
     uint32_t window, pool, stride;
     uint32_t sink, recent;
-    bool pool_all;        /* pool over all keys (KV-Compress) or over the candidates only (SnapKV) */
-    bool group_after_pool;/* sum query heads after pooling (KV-Compress) or before (others) */
+    bool pool_all;         /* pool over all keys (KV-Compress) or over the candidates only (SnapKV) */
+    bool group_after_pool; /* sum query heads after pooling (KV-Compress) or before (others) */
 } kv_layer_policy;
 
 typedef struct kv_policy {
-    const char *preset;          /* static */
-    uint8_t alloc;               /* enum kv_alloc_id */
+    const char *preset; /* static */
+    uint8_t alloc;      /* enum kv_alloc_id */
     uint8_t budget_kind;
-    double budget;               /* fraction, tokens, rate or share */
-    double local;                /* newest tokens sealed and never evicted: fraction (< 1) of tokens, or tokens (>= 1); 0: none */
-    double local_of_kept;        /* share: local as a fraction of the tokens a stream keeps (the preset's local/keep); 0: `local` says it */
+    double budget; /* fraction, tokens, rate or share */
+    double local;  /* newest tokens sealed and never evicted: fraction (< 1) of tokens, or tokens (>= 1); 0: none */
+    double local_of_kept; /* share: local as a fraction of the tokens a stream keeps (the preset's local/keep); 0:
+                             `local` says it */
     double delta, floor;
-    uint8_t when;                /* 0 prefill (built), 1 always, 2 pressure (refused by name until built) */
-    double guard, guard_max;     /* 0: off (others refused until built) */
+    uint8_t when;            /* 0 prefill (built), 1 always, 2 pressure (refused by name until built) */
+    double guard, guard_max; /* 0: off (others refused until built) */
     kv_layer_policy base;
     uint32_t n_overrides;
-    struct { uint32_t first, last; uint32_t set; kv_layer_policy v; } over[KV_POLICY_MAX_OVERRIDES]; /* set: bit per key */
+    struct {
+        uint32_t first, last;
+        uint32_t set;
+        kv_layer_policy v;
+    } over[KV_POLICY_MAX_OVERRIDES]; /* set: bit per key */
 } kv_policy;
 
 /* Parses "PRESET[,key=value...][;layers=A-B:key=value,...]". Error names the key and the offending text. */

@@ -103,6 +103,33 @@ static void company_changes_nothing(void **state)
         }
 }
 
+/* VBMI and GFNI are another way to the same bits. */
+static void extras_change_nothing(void **state)
+{
+    UNUSED_STATE;
+    if (kv_cpu_detect() < KV_CPU_AVX512 || !kv_cpu_has_vbmi_gfni()) skip();
+    for (size_t d = 0; d < N_DIMS; d++)
+        for (size_t f = 0; f < N_PAIRS; f++) {
+            world w;
+            kv_page_layout L;
+            world_init(&w, KV_CPU_AVX512, 1, 8, 1, dims[d].dk, dims[d].dv, 600, 0);
+            if (kv_page_layout_get(pairs[f], dims[d].dk, dims[d].dv, kv_pool_page_bytes(w.pool), &L, NULL) != KVIST_OK) fail();
+            world_seal_all(&w, pairs[f], 0, 2 * L.tokens + 3 < 600 ? 2 * L.tokens + 3 : 600);
+            float *q = random_queries(&w, 1);
+            folded plain, extra;
+            for (uint32_t nq = 1; nq <= 8; nq++) {
+                kv_attn_work *work = &kv_attn_scratch_of(&w.ex)->work[0];
+                work->vbmi = false;
+                fold(&w, w.be.attn, q, nq, nq & 3, L.tokens - (nq & 2), 2, &plain);
+                work->vbmi = true;
+                fold(&w, w.be.attn, q, nq, nq & 3, L.tokens - (nq & 2), 2, &extra);
+                assert_memory_equal(&plain, &extra, sizeof plain);
+            }
+            free(q);
+            world_free(&w);
+        }
+}
+
 static double tolerance(uint8_t pair)
 {
     double k = kv_formats[pair & 15].kind == KV_KIND_LADDER && kv_formats[pair & 15].code_bits == 8 ? 3e-2 : 1e-3;
@@ -169,6 +196,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels_agree),
         cmocka_unit_test(company_changes_nothing),
+        cmocka_unit_test(extras_change_nothing),
         cmocka_unit_test(decode_against_dense),
         cmocka_unit_test(precise_against_dense),
     };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* 16-bit activations through the public backend table: against double products of decoded weights, with the bound that two roundings in a row
- * leave; the same bits for any rows, threads and levels; bias, accumulation, several outputs. */
+/* 16-bit activations through the public backend table: against double products of decoded weights, with the bound that
+ * two roundings in a row leave; the same bits for any rows, threads and levels; bias, accumulation, several outputs. */
 #include "backend/backend.h"
 #include "base/cpu.h"
 #include "support/support.h"
@@ -9,7 +9,11 @@
 
 enum { K = 192, N0 = 80, N1 = 33, ROWS = 211 };
 
-typedef struct setup_ { kv_backend *be; kv_exec *ex; kv_weight *w[2]; } backend_set;
+typedef struct setup_ {
+    kv_backend *be;
+    kv_exec *ex;
+    kv_weight *w[2];
+} backend_set;
 
 static float x[ROWS * K], bias[N0];
 static uint8_t packed[2][N0 * K];
@@ -31,10 +35,22 @@ static void make_data(void) {
 static void open_set(backend_set *b, int level, uint32_t threads) {
     kv_error err;
     if (kv_backend_cpu_open(level, &b->be, &err)) fail_msg("%s", err.message);
-    kv_exec_params p = {.threads = threads, .max_rows = 64, .max_k = K, .max_n = N0, .max_heads = 2, .max_head_dim = 64, .max_ctx = 64, .page_bytes = 4096};
+    kv_exec_params p = {.threads = threads,
+                        .max_rows = 64,
+                        .max_k = K,
+                        .max_n = N0,
+                        .max_heads = 2,
+                        .max_head_dim = 64,
+                        .max_ctx = 64,
+                        .page_bytes = 4096};
     if (b->be->ops->exec_create(b->be, &p, &b->ex, &err)) fail_msg("%s", err.message);
     for (int m = 0; m < 2; m++) {
-        kv_tensor t = {.name = "w", .type = KV_TYPE_Q4_1, .n_dims = 2, .ne = {K, m ? N1 : N0, 1, 1}, .data = packed[m], .bytes = (uint64_t)(m ? N1 : N0) * K / 32 * 20};
+        kv_tensor t = {.name = "w",
+                       .type = KV_TYPE_Q4_1,
+                       .n_dims = 2,
+                       .ne = {K, m ? N1 : N0, 1, 1},
+                       .data = packed[m],
+                       .bytes = (uint64_t)(m ? N1 : N0) * K / 32 * 20};
         if (b->be->ops->weight_create(b->be, &t, NULL, &b->w[m], &err)) fail_msg("%s", err.message);
     }
 }
@@ -46,7 +62,8 @@ static void close_set(backend_set *b) {
 }
 
 static void product(backend_set *b, uint32_t row0, uint32_t rows, float *y0, float *y1) {
-    kv_matmul_out o[2] = {{.w = b->w[0], .y = y0, .y_stride = N0 + 3, .bias = bias, .wide = true}, {.w = b->w[1], .y = y1, .y_stride = N1, .accumulate = true, .wide = true}};
+    kv_matmul_out o[2] = {{.w = b->w[0], .y = y0, .y_stride = N0 + 3, .bias = bias, .wide = true},
+                          {.w = b->w[1], .y = y1, .y_stride = N1, .accumulate = true, .wide = true}};
     for (uint32_t i = 0; i < rows * N1; i++) y1[i] = 1.0f;
     b->be->ops->matmul(b->ex, x + row0 * K, rows, K, o, 2);
 }
@@ -63,7 +80,8 @@ static void check_row(uint32_t r, const float *y, int m, uint32_t n) {
             }
             bound += sum_w * amax / (254.0 * 254.0);
         }
-        if (fabs(y[o] - want) > bound) fail_msg("row %u output %u: %.7f, expected %.7f within %.2g", r, o, (double)y[o], want, bound);
+        if (fabs(y[o] - want) > bound)
+            fail_msg("row %u output %u: %.7f, expected %.7f within %.2g", r, o, (double)y[o], want, bound);
     }
 }
 

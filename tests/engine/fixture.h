@@ -11,7 +11,11 @@
 
 #include <unistd.h>
 
-typedef struct fixture { char path[128]; kvist_model *m; kvist_model_info info; } fixture;
+typedef struct fixture {
+    char path[128];
+    kvist_model *m;
+    kvist_model_info info;
+} fixture;
 
 static inline void fixture_open(fixture *f, const gen_spec *spec) {
     kvist_error err;
@@ -82,10 +86,22 @@ static inline uint64_t logits_hash(const fixture *f, const kvist_session *s) {
     return kv_hash64(l, f->info.n_vocab * sizeof *l, 1);
 }
 
-/* Every kind of cache: uncompressed, sealed in order, evicted uniformly, over layers, over everything; with and without sinks. */
-static const char *const fixture_policies[] = {
-    "full", "full,format=q8", "full,format=q4", "full,format=q2s", "full,format=q4/q2", "kivi", "streaming", "snapkv,tokens=96", "h2o", "minikv",
-    "minikv,share=0.2", "kvcompress,rate=3", "kvcompress,share=0.3,format=q2s,sink=16,floor=0.5", "snapkv,keep=0.4,format=q3;layers=1-1:format=q4,window=8"};
+/* Every kind of cache: uncompressed, sealed in order, evicted uniformly, over layers, over everything; with and without
+ * sinks. */
+static const char *const fixture_policies[] = {"full",
+                                               "full,format=q8",
+                                               "full,format=q4",
+                                               "full,format=q2s",
+                                               "full,format=q4/q2",
+                                               "kivi",
+                                               "streaming",
+                                               "snapkv,tokens=96",
+                                               "h2o",
+                                               "minikv",
+                                               "minikv,share=0.2",
+                                               "kvcompress,rate=3",
+                                               "kvcompress,share=0.3,format=q2s,sink=16,floor=0.5",
+                                               "snapkv,keep=0.4,format=q3;layers=1-1:format=q4,window=8"};
 enum { FIXTURE_POLICIES = sizeof fixture_policies / sizeof *fixture_policies };
 
 #endif

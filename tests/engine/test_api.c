@@ -32,12 +32,20 @@ static void refusals(void **state) {
     assert_int_equal(kvist_model_open("no/such/file.gguf", NULL, &m, &err), KVIST_E_IO);
     assert_non_null(strstr(err.message, "no/such/file.gguf"));
     assert_null(m);
-    static const char *const bad[][2] = {{"nosuch", "nosuch"}, {"minikv,keep=2", "keep"}, {"full,format=q9", "q9"}, {"minikv,when=always", "when"}, {"snapkv,guard=0.9", "guard"},
-                                         {"snapkv,score=tova", "tova"}, {"minikv,keep=0.2,share=0.1", "share"}, {"snapkv,alloc=head", "head"}, {"full,,", "key=value"}};
+    static const char *const bad[][2] = {{"nosuch", "nosuch"},
+                                         {"minikv,keep=2", "keep"},
+                                         {"full,format=q9", "q9"},
+                                         {"minikv,when=always", "when"},
+                                         {"snapkv,guard=0.9", "guard"},
+                                         {"snapkv,score=tova", "tova"},
+                                         {"minikv,keep=0.2,share=0.1", "share"},
+                                         {"snapkv,alloc=head", "head"},
+                                         {"full,,", "key=value"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(kvist_session_create(e, bad[i][0], &s, &err), KVIST_E_POLICY);
         assert_null(s);
-        if (!strstr(err.message, bad[i][1])) fail_msg("'%s': the message does not name '%s': %s", bad[i][0], bad[i][1], err.message);
+        if (!strstr(err.message, bad[i][1]))
+            fail_msg("'%s': the message does not name '%s': %s", bad[i][0], bad[i][1], err.message);
     }
     s = fixture_session(e, NULL);
     assert_int_equal(kvist_session_sync(s, ids, 101, &err), KVIST_E_CONTEXT);
@@ -133,7 +141,8 @@ static void sampling(void **state) {
         seen[k] = true;
     }
     for (uint32_t k = 0; k < n; k++) assert_int_equal(seen[k], k < inside);
-    kvist_sampling again = {.temp = 1, .top_k = 0, .top_p = 0.9f, .min_p = 0.02f, .repeat_penalty = 1.1f, .repeat_last_n = 64, .seed = 7};
+    kvist_sampling again = {
+        .temp = 1, .top_k = 0, .top_p = 0.9f, .min_p = 0.02f, .repeat_penalty = 1.1f, .repeat_last_n = 64, .seed = 7};
     int32_t first;
     assert_int_equal(kvist_session_sample(s, &again, &first, &err), 0);
     assert_int_equal(kvist_session_sample(s, &again, &id, &err), 0);
@@ -142,7 +151,11 @@ static void sampling(void **state) {
     kvist_engine_close(&e);
 }
 
-typedef struct watcher { kvist_session *s; atomic_bool stop; uint64_t reads; } watcher;
+typedef struct watcher {
+    kvist_session *s;
+    atomic_bool stop;
+    uint64_t reads;
+} watcher;
 
 static void *read_reports(void *arg) {
     watcher *w = arg;
@@ -186,6 +199,7 @@ static void other_threads(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(refusals), cmocka_unit_test(policy_changes), cmocka_unit_test(sampling), cmocka_unit_test(other_threads)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(refusals), cmocka_unit_test(policy_changes),
+                                       cmocka_unit_test(sampling), cmocka_unit_test(other_threads)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Company changes nothing: threads, micro-steps, batches, other sessions, page reuse and rollback leave every bit as it was. */
+/* Company changes nothing: threads, micro-steps, batches, other sessions, page reuse and rollback leave every bit as it
+ * was. */
 #include "engine/fixture.h"
 
 #include <pthread.h>
@@ -47,14 +48,21 @@ static void threads_and_microsteps(void **state) {
     (void)state;
     for (int i = 0; i < FIXTURE_POLICIES; i++) {
         uint64_t want = solo(fixture_policies[i], ids[0], (kvist_engine_params){.threads = 1, .ubatch = 512});
-        static const kvist_engine_params other[] = {{.threads = 2, .ubatch = 512}, {.threads = 3, .ubatch = 64}, {.threads = 2, .ubatch = 7}, {.threads = 1, .ubatch = 100}};
+        static const kvist_engine_params other[] = {{.threads = 2, .ubatch = 512},
+                                                    {.threads = 3, .ubatch = 64},
+                                                    {.threads = 2, .ubatch = 7},
+                                                    {.threads = 1, .ubatch = 100}};
         for (int j = 0; j < 4; j++)
             if (solo(fixture_policies[i], ids[0], other[j]) != want)
                 fail_msg("%s: %u threads, ubatch %u differ", fixture_policies[i], other[j].threads, other[j].ubatch);
     }
 }
 
-typedef struct worker { kvist_session *s; const int32_t *t; uint64_t hash; } worker;
+typedef struct worker {
+    kvist_session *s;
+    const int32_t *t;
+    uint64_t hash;
+} worker;
 
 static void *work(void *arg) {
     worker *w = arg;
@@ -105,7 +113,8 @@ static void batched_decode(void **state) {
         size_t n = PROMPT - 13 * (size_t)i;
         must_sync(one, ids[i], n);
         must_decode(one, ids[i], n, n + STEPS);
-        if (logits_hash(&fx, one) != logits_hash(&fx, s[i])) fail_msg("%s differs in a batch", fixture_policies[pick[i]]);
+        if (logits_hash(&fx, one) != logits_hash(&fx, s[i]))
+            fail_msg("%s differs in a batch", fixture_policies[pick[i]]);
         kvist_session_close(&one);
         kvist_engine_close(&e1);
         kvist_session_close(&s[i]);
@@ -118,7 +127,8 @@ static void syncs_in_pieces(void **state) {
     kvist_engine *e = fixture_engine(&fx, (kvist_engine_params){.threads = 2});
     kvist_session *whole = fixture_session(e, "full,format=f16");
     must_sync(whole, ids[1], PROMPT);
-    static const size_t pieces[][6] = {{1, PROMPT}, {64, 128, PROMPT}, {15, 16, 17, 100, 331, PROMPT}, {PROMPT - 1, PROMPT}};
+    static const size_t pieces[][6] = {
+        {1, PROMPT}, {64, 128, PROMPT}, {15, 16, 17, 100, 331, PROMPT}, {PROMPT - 1, PROMPT}};
     for (size_t i = 0; i < 4; i++) {
         kvist_session *s = fixture_session(e, "full,format=f16");
         for (size_t k = 0; k < 6 && pieces[i][k]; k++) must_sync(s, ids[1], pieces[i][k]);
@@ -133,7 +143,8 @@ static void syncs_in_pieces(void **state) {
 /* Truncation equals never having been there: compared with a session that made the same calls, cut at n. */
 static void rollback(void **state) {
     (void)state;
-    static const uint32_t cuts[] = {1, 17, 200, PROMPT, PROMPT + 1, PROMPT + 70, PROMPT + STEPS, PROMPT + STEPS + 30, TOTAL - 1};
+    static const uint32_t cuts[] = {
+        1, 17, 200, PROMPT, PROMPT + 1, PROMPT + 70, PROMPT + STEPS, PROMPT + STEPS + 30, TOTAL - 1};
     kvist_engine *e = fixture_engine(&fx, (kvist_engine_params){.threads = 2, .kv_bytes = 256u << 20});
     for (int i = 0; i < FIXTURE_POLICIES; i++)
         for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++) {
@@ -148,12 +159,14 @@ static void rollback(void **state) {
             if (n > d) must_decode(f, ids[2], d, n);
             must_decode(s, ids[3], n, n + 37);
             must_decode(f, ids[3], n, n + 37);
-            if (logits_hash(&fx, s) != logits_hash(&fx, f)) fail_msg("%s: truncated to %u differs", fixture_policies[i], n);
+            if (logits_hash(&fx, s) != logits_hash(&fx, f))
+                fail_msg("%s: truncated to %u differs", fixture_policies[i], n);
             kvist_report rs, rf;
             kvist_session_report(s, &rs);
             kvist_session_report(f, &rf);
             assert_int_equal(rs.bytes_true, rf.bytes_true);
-            assert_true(rs.mass_min == rf.mass_min && rs.mass_mean == rf.mass_mean && rs.mass_position == rf.mass_position);
+            assert_true(rs.mass_min == rf.mass_min && rs.mass_mean == rf.mass_mean &&
+                        rs.mass_position == rf.mass_position);
             kvist_session_close(&s);
             kvist_session_close(&f);
         }
@@ -173,7 +186,8 @@ static void logits_come_back(void **state) {
         must_decode(s, ids[4], PROMPT + 10, PROMPT + 30);
         must_truncate(s, PROMPT + 10);
         must_sync(s, ids[4], PROMPT + 10);
-        if (logits_hash(&fx, s) != h10) fail_msg("%s: logits of a generated row did not come back", fixture_policies[i]);
+        if (logits_hash(&fx, s) != h10)
+            fail_msg("%s: logits of a generated row did not come back", fixture_policies[i]);
         must_truncate(s, PROMPT);
         if (logits_hash(&fx, s) != h) fail_msg("%s: logits of the prompt did not come back", fixture_policies[i]);
         kvist_session_close(&s);
@@ -182,7 +196,8 @@ static void logits_come_back(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(threads_and_microsteps), cmocka_unit_test(mixed_company), cmocka_unit_test(batched_decode),
-                                       cmocka_unit_test(syncs_in_pieces), cmocka_unit_test(rollback), cmocka_unit_test(logits_come_back)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(threads_and_microsteps), cmocka_unit_test(mixed_company), cmocka_unit_test(batched_decode),
+        cmocka_unit_test(syncs_in_pieces),        cmocka_unit_test(rollback),      cmocka_unit_test(logits_come_back)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

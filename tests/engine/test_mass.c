@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Scores, selection and retained mass end to end: a double-precision transformer says which tokens each KV head should keep and how much of its
- * attention they hold; the engine's report must agree.
+ * Scores, selection and retained mass end to end: a double-precision transformer says which tokens each KV head should
+ * keep and how much of its attention they hold; the engine's report must agree.
  */
 #include "engine/fixture.h"
 #include "support/naive.h"
@@ -25,7 +25,10 @@ static void watch(void *user, uint32_t layer, uint32_t row, uint32_t head, const
     }
 }
 
-typedef struct ranked { double score; uint32_t t; } ranked;
+typedef struct ranked {
+    double score;
+    uint32_t t;
+} ranked;
 
 static int best_first(const void *a, const void *b) {
     const ranked *x = a, *y = b;
@@ -68,7 +71,8 @@ static void scores_of(const probe *w, uint32_t l, uint32_t h, uint32_t cand, uin
 }
 
 /* Least over the group of kept / all, over tokens that are neither sink nor recent. */
-static double mass_of(const probe *w, uint32_t l, uint32_t h, const ranked *r, uint32_t cand, uint32_t keep, uint32_t local) {
+static double mass_of(const probe *w, uint32_t l, uint32_t h, const ranked *r, uint32_t cand, uint32_t keep,
+                      uint32_t local) {
     double least = 1;
     for (uint32_t g = 0; g < G; g++) {
         double kept = 0, all = 0;
@@ -80,7 +84,8 @@ static double mass_of(const probe *w, uint32_t l, uint32_t h, const ranked *r, u
     return least;
 }
 
-static void check(const char *policy, bool all_rows, bool square, uint32_t pool, uint32_t cand, uint32_t keep, uint32_t local) {
+static void check(const char *policy, bool all_rows, bool square, uint32_t pool, uint32_t cand, uint32_t keep,
+                  uint32_t local) {
     static probe w;
     static ranked r[N];
     fixture fx;
@@ -105,7 +110,8 @@ static void check(const char *policy, bool all_rows, bool square, uint32_t pool,
         scores_of(&w, l, h, cand, pool, r);
         qsort(r, cand, sizeof *r, best_first);
         double want = mass_of(&w, l, h, r, cand, keep, local);
-        if (fabs(want - sr[i].mass) > 2e-3) fail_msg("%s: layer %u head %u: mass %.5f, expected %.5f", policy, l, h, (double)sr[i].mass, want);
+        if (fabs(want - sr[i].mass) > 2e-3)
+            fail_msg("%s: layer %u head %u: mass %.5f, expected %.5f", policy, l, h, (double)sr[i].mass, want);
     }
     assert_int_equal(sr[0].tokens_stored, keep + local + (N - cand - local));
     kvist_session_close(&s);
@@ -130,6 +136,7 @@ static void squared_votes(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(snapkv), cmocka_unit_test(h2o), cmocka_unit_test(squared_votes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(snapkv), cmocka_unit_test(h2o),
+                                       cmocka_unit_test(squared_votes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -72,7 +72,9 @@ static void reports_are_counts(void **state) {
 /* `share` is met in true bytes within 2 % at the compression point, or said not to be. */
 static void shares_are_met(void **state) {
     (void)state;
-    static const char *const policies[] = {"minikv,share=%g", "kvcompress,share=%g", "snapkv,share=%g", "kvcompress,format=q2s,share=%g,recent=16,sink=16", "h2o,share=%g,format=q4"};
+    static const char *const policies[] = {"minikv,share=%g", "kvcompress,share=%g", "snapkv,share=%g",
+                                           "kvcompress,format=q2s,share=%g,recent=16,sink=16",
+                                           "h2o,share=%g,format=q4"};
     static const double shares[] = {0.5, 0.3, 0.2, 0.14};
     kvist_engine *e = fixture_engine(&fx, (kvist_engine_params){.threads = 2});
     for (size_t i = 0; i < 5; i++)
@@ -83,10 +85,13 @@ static void shares_are_met(void **state) {
             must_sync(s, ids, 2000);
             kvist_report r;
             kvist_session_report(s, &r);
-            /* Six streams of 2,000 tokens are about 750 f16 pages: one page is more than 2 % of the smallest of these caches. */
-            double page = (double)(fx.info.page_bytes + 64) / (double)r.bytes_f16, slack = 0.02 * shares[k] > page ? 0.02 * shares[k] : page;
+            /* Six streams of 2,000 tokens are about 750 f16 pages: one page is more than 2 % of the smallest of these
+             * caches. */
+            double page = (double)(fx.info.page_bytes + 64) / (double)r.bytes_f16,
+                   slack = 0.02 * shares[k] > page ? 0.02 * shares[k] : page;
             bool all_fit = r.tokens_stored > 1999.5; /* a low-bit format may need less than was granted */
-            if (r.share > shares[k] * 1.02 || (!all_fit && r.share < shares[k] - slack)) fail_msg("%s: true share %.4f", policy, r.share);
+            if (r.share > shares[k] * 1.02 || (!all_fit && r.share < shares[k] - slack))
+                fail_msg("%s: true share %.4f", policy, r.share);
             assert_true(r.share_met);
             kvist_session_close(&s);
         }
@@ -116,7 +121,8 @@ static void peak_of_a_prefill(void **state) {
     uint64_t residual = n * embd * 4, layer = n * n_kv * 2 * d * 2, q2 = 1024 * n_kv * d * 4;
     uint64_t lists = s->seq->charged; /* capacity of handle and tail lists, q2 */
     uint64_t sum = e->fixed_bytes + r.bytes_true + residual + layer + q2 + lists;
-    print_message("peak %llu, sum of its parts %llu, f16 cache %llu\n", (unsigned long long)r.bytes_peak, (unsigned long long)sum, (unsigned long long)r.bytes_f16);
+    print_message("peak %llu, sum of its parts %llu, f16 cache %llu\n", (unsigned long long)r.bytes_peak,
+                  (unsigned long long)sum, (unsigned long long)r.bytes_f16);
     assert_true(r.bytes_peak <= sum + n_kv * 20 * (4096 + 32) + q2);
     assert_true(r.bytes_peak >= sum - lists - q2);
     assert_true(r.bytes_peak - e->fixed_bytes < r.bytes_f16 / 2);
@@ -176,8 +182,8 @@ static void nothing_allocated_per_token(void **state) {
     }
 }
 
-/* The n-th allocation of a script fails: an error comes back, nothing leaks (the sanitizers see it), and a session that was created
- * works on. False: the script needs fewer than n allocations. */
+/* The n-th allocation of a script fails: an error comes back, nothing leaks (the sanitizers see it), and a session that
+ * was created works on. False: the script needs fewer than n allocations. */
 static bool script_with_failure(const char *policy, uint64_t n) {
     kvist_error err;
     kvist_engine *e = NULL;
@@ -196,10 +202,12 @@ static bool script_with_failure(const char *policy, uint64_t n) {
     if (!hit && st) fail_msg("%s: %s, and no allocation failed", policy, err.message);
     if (st && st != KVIST_E_MEMORY) fail_msg("%s: allocation %llu: %s", policy, (unsigned long long)n, err.message);
     if (s) {
-        if (kvist_session_sync(s, ids, 240, &err)) fail_msg("%s: allocation %llu: the session is dead: %s", policy, (unsigned long long)n, err.message);
+        if (kvist_session_sync(s, ids, 240, &err))
+            fail_msg("%s: allocation %llu: the session is dead: %s", policy, (unsigned long long)n, err.message);
         assert_int_equal(kvist_session_length(s), 240);
         kv_error why;
-        if (!kv_seq_check(s->seq, &why)) fail_msg("%s: allocation %llu: %s", policy, (unsigned long long)n, why.message);
+        if (!kv_seq_check(s->seq, &why))
+            fail_msg("%s: allocation %llu: %s", policy, (unsigned long long)n, why.message);
     }
     kvist_session_close(&s);
     kvist_engine_close(&e);
@@ -239,7 +247,8 @@ static void failed_loading(void **state) {
     }
 }
 
-/* Tokens generated one by one are sealed in order: sinks first, a page as soon as the newest `recent` leave it whole. */
+/* Tokens generated one by one are sealed in order: sinks first, a page as soon as the newest `recent` leave it whole.
+ */
 static void decoding_seals_in_order(void **state) {
     (void)state;
     enum { SINK = 8, RECENT = 20, TOKENS = 400 };
@@ -265,7 +274,9 @@ static void small_budget(void **state) {
     kvist_engine *big = fixture_engine(&fx, (kvist_engine_params){.threads = 1, .n_ctx = 2048, .max_sessions = 2});
     uint64_t fixed = big->fixed_bytes;
     kvist_engine_close(&big);
-    kvist_engine *e = fixture_engine(&fx, (kvist_engine_params){.threads = 1, .n_ctx = 2048, .max_sessions = 2, .kv_bytes = fixed + (1u << 20) + (1u << 19)});
+    kvist_engine *e = fixture_engine(
+        &fx, (kvist_engine_params){
+                 .threads = 1, .n_ctx = 2048, .max_sessions = 2, .kv_bytes = fixed + (1u << 20) + (1u << 19)});
     kvist_session *s = fixture_session(e, "full");
     kvist_error err;
     must_sync(s, ids, 200);
@@ -306,7 +317,8 @@ static void cancelled_prefill(void **state) {
         kvist_session_on_progress(s, NULL, NULL);
         must_decode(s, ids, 300, 320);
         must_decode(f, ids, 300, 320);
-        if (logits_hash(&fx, s) != logits_hash(&fx, f)) fail_msg("%s: differs after a cancelled prompt", fixture_policies[i]);
+        if (logits_hash(&fx, s) != logits_hash(&fx, f))
+            fail_msg("%s: differs after a cancelled prompt", fixture_policies[i]);
         kvist_session_close(&s);
         kvist_session_close(&f);
     }
@@ -314,9 +326,15 @@ static void cancelled_prefill(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(reports_are_counts), cmocka_unit_test(shares_are_met), cmocka_unit_test(peak_of_a_prefill),
-                                       cmocka_unit_test(window_frees_pages), cmocka_unit_test(nothing_allocated_per_token), cmocka_unit_test(failed_allocations), cmocka_unit_test(failed_loading),
-                                       cmocka_unit_test(decoding_seals_in_order), cmocka_unit_test(small_budget),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(reports_are_counts),
+                                       cmocka_unit_test(shares_are_met),
+                                       cmocka_unit_test(peak_of_a_prefill),
+                                       cmocka_unit_test(window_frees_pages),
+                                       cmocka_unit_test(nothing_allocated_per_token),
+                                       cmocka_unit_test(failed_allocations),
+                                       cmocka_unit_test(failed_loading),
+                                       cmocka_unit_test(decoding_seals_in_order),
+                                       cmocka_unit_test(small_budget),
                                        cmocka_unit_test(cancelled_prefill)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The forward pass against a plain double-precision transformer, for every architecture, RoPE scaling, and weight type. */
+/* The forward pass against a plain double-precision transformer, for every architecture, RoPE scaling, and weight type.
+ */
 #include "support/genmodel.h"
 #include "support/naive.h"
 #include "support/support.h"
@@ -11,7 +12,10 @@
 
 enum { N = 41 };
 
-typedef struct rows { float *logits; uint32_t vocab; } rows;
+typedef struct rows {
+    float *logits;
+    uint32_t vocab;
+} rows;
 
 static void keep_row(void *user, size_t position, const float *logits) {
     rows *r = user;
@@ -125,8 +129,9 @@ static void sliding_window(void **state) {
 /* f32 products of decoded weights must match the oracle; 8-bit activations are allowed their rounding. */
 static void weight_types(void **state) {
     (void)state;
-    static const uint32_t types[] = {KV_TYPE_F16, KV_TYPE_BF16, KV_TYPE_Q4_0, KV_TYPE_Q4_1, KV_TYPE_Q5_0, KV_TYPE_Q5_1, KV_TYPE_Q8_0,
-                                     KV_TYPE_Q2_K, KV_TYPE_Q3_K, KV_TYPE_Q4_K, KV_TYPE_Q5_K, KV_TYPE_Q6_K, KV_TYPE_IQ4_NL, KV_TYPE_IQ4_XS};
+    static const uint32_t types[] = {KV_TYPE_F16,  KV_TYPE_BF16, KV_TYPE_Q4_0,   KV_TYPE_Q4_1,  KV_TYPE_Q5_0,
+                                     KV_TYPE_Q5_1, KV_TYPE_Q8_0, KV_TYPE_Q2_K,   KV_TYPE_Q3_K,  KV_TYPE_Q4_K,
+                                     KV_TYPE_Q5_K, KV_TYPE_Q6_K, KV_TYPE_IQ4_NL, KV_TYPE_IQ4_XS};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         gen_spec g = gen_spec_default();
         g.type = types[i];
@@ -135,13 +140,16 @@ static void weight_types(void **state) {
         g.head_dim = 64;
         g.seed = 41 + i;
         double exact = worst_kl(&g, 1, 23), fast = worst_kl(&g, 0, 23);
-        print_message("%s: worst KL %.3g with f32 products, %.3g with 8-bit activations\n", kv_type_get(types[i])->name, exact, fast);
+        print_message("%s: worst KL %.3g with f32 products, %.3g with 8-bit activations\n", kv_type_get(types[i])->name,
+                      exact, fast);
         assert_true(exact <= 1e-7);
         assert_true(fast <= 0.05);
     }
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(architectures), cmocka_unit_test(rope_scalings), cmocka_unit_test(odd_heads), cmocka_unit_test(sliding_window), cmocka_unit_test(weight_types)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(architectures), cmocka_unit_test(rope_scalings),
+                                       cmocka_unit_test(odd_heads), cmocka_unit_test(sliding_window),
+                                       cmocka_unit_test(weight_types)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

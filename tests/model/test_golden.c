@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SmolLM2-135M-Instruct against reference values of an independent implementation (f32 logits of 16 positions, perplexity). */
+/* SmolLM2-135M-Instruct against reference values of an independent implementation (f32 logits of 16 positions,
+ * perplexity). */
 #include "support/naive.h"
 #include "support/support.h"
 
@@ -9,7 +10,10 @@
 
 static const int positions[16] = {0, 1, 2, 3, 4, 7, 11, 15, 19, 23, 31, 39, 47, 55, 62, 63};
 
-typedef struct rows { float *logits; uint32_t vocab; } rows;
+typedef struct rows {
+    float *logits;
+    uint32_t vocab;
+} rows;
 
 static void keep_row(void *user, size_t position, const float *logits) {
     rows *r = user;
@@ -19,7 +23,8 @@ static void keep_row(void *user, size_t position, const float *logits) {
 static void compare_logits(int precise, double limit, int least_top1) {
     size_t len, n_ids = 0;
     int32_t ids[64];
-    char *golden = test_read(test_shared("golden/smollm2_wiki64_logits16.f32"), &len), *text = test_read(test_shared("golden/smollm2_wiki64_ids.txt"), NULL);
+    char *golden = test_read(test_shared("golden/smollm2_wiki64_logits16.f32"), &len),
+         *text = test_read(test_shared("golden/smollm2_wiki64_ids.txt"), NULL);
     const char *path = test_model();
     if (!golden || !text || !path) skip();
     for (char *p = text; n_ids < 64;) ids[n_ids++] = (int32_t)strtol(p, &p, 10);
@@ -36,7 +41,8 @@ static void compare_logits(int precise, double limit, int least_top1) {
     double sum = 0, nll = 0;
     int same = 0;
     for (int i = 0; i < 16; i++) {
-        const float *ref = (const float *)(const void *)golden + (size_t)i * 49152, *got = r.logits + (size_t)positions[i] * 49152;
+        const float *ref = (const float *)(const void *)golden + (size_t)i * 49152,
+                    *got = r.logits + (size_t)positions[i] * 49152;
         sum += naive_kl_f32(ref, got, 49152);
         same += naive_argmax_f32(ref, 49152) == naive_argmax_f32(got, 49152);
     }
@@ -46,7 +52,8 @@ static void compare_logits(int precise, double limit, int least_top1) {
         for (int c = 0; c < 49152; c++) z += exp((double)row[c]);
         nll += (log(z) - row[ids[i]]) / 63;
     }
-    print_message("precise=%d: mean KL %.3g, same top-1 %d of 16, mean NLL %.6f (reference 4.099216)\n", precise, sum / 16, same, nll);
+    print_message("precise=%d: mean KL %.3g, same top-1 %d of 16, mean NLL %.6f (reference 4.099216)\n", precise,
+                  sum / 16, same, nll);
     assert_true(sum / 16 <= limit);
     assert_true(same >= least_top1);
     assert_true(fabs(nll - 4.099216) <= (precise ? 1e-3 : 0.02));
@@ -70,7 +77,11 @@ static void logits_precise(void **state) {
 
 /* Perplexity as llama.cpp's tool counts it (second half of each chunk), ctx 2048, 4 chunks: it records 20.5491. */
 enum { CTX = 2048, CHUNKS = 4 };
-typedef struct nll { const int32_t *ids; double sum; size_t n; } nll;
+typedef struct nll {
+    const int32_t *ids;
+    double sum;
+    size_t n;
+} nll;
 
 static void score_row(void *user, size_t position, const float *row) {
     nll *s = user;
@@ -115,6 +126,7 @@ static void perplexity(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(logits), cmocka_unit_test(logits_precise), cmocka_unit_test(perplexity)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(logits), cmocka_unit_test(logits_precise),
+                                       cmocka_unit_test(perplexity)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory of loading: source pages are given back as each tensor is packed, so the peak stays near one copy of the weights.
- * Each model is opened in a forked child: a process's peak never falls, and a sibling test's must not count.
+ * Memory of loading: source pages are given back as each tensor is packed, so the peak stays near one copy of the
+ * weights. Each model is opened in a forked child: a process's peak never falls, and a sibling test's must not count.
  */
 #include "support/genmodel.h"
 #include "support/support.h"
@@ -21,7 +21,12 @@
 #define SANITIZED 0
 #endif
 
-typedef struct loaded { int status; uint64_t before, peak; kvist_model_info info; kvist_error err; } loaded;
+typedef struct loaded {
+    int status;
+    uint64_t before, peak;
+    kvist_model_info info;
+    kvist_error err;
+} loaded;
 
 static uint64_t resident(void) {
     unsigned long long all = 0, now = 0;
@@ -63,8 +68,8 @@ static void check(const char *path, uint64_t slack) {
     loaded l = open_in_child(path);
     const double mib = 1 << 20;
     uint64_t file = l.info.bytes_file;
-    print_message("file %.1f MiB, weights %.1f MiB, resident at the start %.1f MiB, peak %.1f MiB\n", (double)file / mib, (double)l.info.bytes_weights / mib,
-                  (double)l.before / mib, (double)l.peak / mib);
+    print_message("file %.1f MiB, weights %.1f MiB, resident at the start %.1f MiB, peak %.1f MiB\n",
+                  (double)file / mib, (double)l.info.bytes_weights / mib, (double)l.before / mib, (double)l.peak / mib);
     assert_true(l.info.bytes_weights * 10 <= file * 11);
     assert_true(l.before > 0 && l.peak > l.before);
     if (!SANITIZED) assert_true((double)(l.peak - l.before) < 1.35 * (double)file + (double)slack);

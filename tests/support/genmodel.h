@@ -26,7 +26,7 @@ typedef struct gen_spec {
     const char
         *rope_scaling; /* NULL, "linear" (factor 2), "yarn" (factor 4 over n_ctx / 4), "llama3" (rope_freqs.weight) */
     float rope_base;   /* 0: 10000 */
-    uint32_t window;          /* sliding window of every layer; 0: none */
+    uint32_t window;   /* sliding window of every layer; 0: none */
     uint64_t seed;
 } gen_spec;
 

@@ -56,7 +56,8 @@ static double *layer_tensor(const net *m, uint32_t l, const char *suffix) {
     return tensor(m, name);
 }
 
-static void project(const double *w, const double *bias, const double *x, uint32_t rows, uint32_t k, uint32_t n, double *y) {
+static void project(const double *w, const double *bias, const double *x, uint32_t rows, uint32_t k, uint32_t n,
+                    double *y) {
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t o = 0; o < n; o++) {
             double s = bias ? bias[o] : 0;
@@ -108,7 +109,8 @@ static void round_f16(double *x, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] = kv_f16_f32(kv_f32_f16((float)x[i]));
 }
 
-static void attend(const net *m, uint32_t l, const double *q, const double *k, const double *v, uint32_t n, double *out) {
+static void attend(const net *m, uint32_t l, const double *q, const double *k, const double *v, uint32_t n,
+                   double *out) {
     double *p = malloc(n * sizeof *p);
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t h = 0; h < m->nq; h++) {
@@ -116,7 +118,8 @@ static void attend(const net *m, uint32_t l, const double *q, const double *k, c
             double best = -INFINITY, sum = 0, *o = out + ((size_t)i * m->nq + h) * m->dv;
             for (uint32_t t = from; t <= i; t++) {
                 double s = 0;
-                for (uint32_t c = 0; c < m->dk; c++) s += q[((size_t)i * m->nq + h) * m->dk + c] * k[((size_t)t * m->nkv + kh) * m->dk + c];
+                for (uint32_t c = 0; c < m->dk; c++)
+                    s += q[((size_t)i * m->nq + h) * m->dk + c] * k[((size_t)t * m->nkv + kh) * m->dk + c];
                 p[t] = s * m->scale;
                 if (p[t] > best) best = p[t];
             }
@@ -132,14 +135,18 @@ static void attend(const net *m, uint32_t l, const double *q, const double *k, c
 
 static void layer(const net *m, uint32_t l, double *x, uint32_t n) {
     bool neox = strcmp(m->arch, "llama") != 0;
-    double *w[12] = {layer_tensor(m, l, "attn_norm.weight"), layer_tensor(m, l, "attn_q.weight"), layer_tensor(m, l, "attn_k.weight"), layer_tensor(m, l, "attn_v.weight"),
-                     layer_tensor(m, l, "attn_output.weight"), layer_tensor(m, l, "ffn_norm.weight"), layer_tensor(m, l, "ffn_gate.weight"),
-                     layer_tensor(m, l, "ffn_up.weight"), layer_tensor(m, l, "ffn_down.weight"), layer_tensor(m, l, "attn_q.bias"), layer_tensor(m, l, "attn_k.bias"),
-                     layer_tensor(m, l, "attn_v.bias")};
+    double *w[12] = {layer_tensor(m, l, "attn_norm.weight"),   layer_tensor(m, l, "attn_q.weight"),
+                     layer_tensor(m, l, "attn_k.weight"),      layer_tensor(m, l, "attn_v.weight"),
+                     layer_tensor(m, l, "attn_output.weight"), layer_tensor(m, l, "ffn_norm.weight"),
+                     layer_tensor(m, l, "ffn_gate.weight"),    layer_tensor(m, l, "ffn_up.weight"),
+                     layer_tensor(m, l, "ffn_down.weight"),    layer_tensor(m, l, "attn_q.bias"),
+                     layer_tensor(m, l, "attn_k.bias"),        layer_tensor(m, l, "attn_v.bias")};
     double *qn = layer_tensor(m, l, "attn_q_norm.weight"), *kn = layer_tensor(m, l, "attn_k_norm.weight");
     size_t N = n;
-    double *h = malloc(N * m->embd * 8), *q = malloc(N * m->nq * m->dk * 8), *k = malloc(N * m->nkv * m->dk * 8), *v = malloc(N * m->nkv * m->dv * 8);
-    double *a = malloc(N * m->nq * m->dv * 8), *o = malloc(N * m->embd * 8), *g = malloc(N * m->ff * 8), *u = malloc(N * m->ff * 8);
+    double *h = malloc(N * m->embd * 8), *q = malloc(N * m->nq * m->dk * 8), *k = malloc(N * m->nkv * m->dk * 8),
+           *v = malloc(N * m->nkv * m->dv * 8);
+    double *a = malloc(N * m->nq * m->dv * 8), *o = malloc(N * m->embd * 8), *g = malloc(N * m->ff * 8),
+           *u = malloc(N * m->ff * 8);
     norm(x, w[0], m->eps, n, m->embd, h);
     project(w[1], w[9], h, n, m->embd, m->nq * m->dk, q);
     project(w[2], w[10], h, n, m->embd, m->nkv * m->dk, k);
@@ -189,21 +196,26 @@ static bool open_net(net *m, const char *path) {
     m->scale = 1 / sqrt((double)m->dk);
     char key[96];
     snprintf(key, sizeof key, "%s.rope.scaling.type", m->arch);
-    if (kv_gguf_has(m->g, key) && !kv_gguf_str(m->g, key, &scaling, NULL, &err)) m->scaling = !strcmp(scaling, "linear") ? 1 : !strcmp(scaling, "yarn") ? 2 : 0;
+    if (kv_gguf_has(m->g, key) && !kv_gguf_str(m->g, key, &scaling, NULL, &err))
+        m->scaling = !strcmp(scaling, "linear") ? 1 : !strcmp(scaling, "yarn") ? 2 : 0;
     m->freq_factors = tensor(m, "rope_freqs.weight");
     return true;
 }
 
-uint32_t naive_forward(const char *path, const int32_t *ids, uint32_t n, double **logits) { return naive_forward_probed(path, ids, n, logits, NULL, NULL); }
+uint32_t naive_forward(const char *path, const int32_t *ids, uint32_t n, double **logits) {
+    return naive_forward_probed(path, ids, n, logits, NULL, NULL);
+}
 
-uint32_t naive_forward_probed(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe, void *user) {
+uint32_t naive_forward_probed(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
+                              void *user) {
     net m;
     if (!open_net(&m, path)) return 0;
     m.probe = probe;
     m.user = user;
     const kv_tensor *te = kv_gguf_tensor(m.g, "token_embd.weight");
     m.vocab = (uint32_t)te->ne[1];
-    double *embd = tensor(&m, "token_embd.weight"), *out = tensor(&m, "output.weight"), *on = tensor(&m, "output_norm.weight");
+    double *embd = tensor(&m, "token_embd.weight"), *out = tensor(&m, "output.weight"),
+           *on = tensor(&m, "output_norm.weight");
     double *x = malloc((size_t)n * m.embd * 8);
     for (uint32_t i = 0; i < n; i++) memcpy(x + (size_t)i * m.embd, embd + (size_t)ids[i] * m.embd, m.embd * 8);
     for (uint32_t l = 0; l < m.layers; l++) layer(&m, l, x, n);

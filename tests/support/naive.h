@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A plain transformer in double precision, straight from a GGUF file: no blocks, no tiles, no cache. The independent oracle of the
- * forward pass. K and V are rounded to f16 as the cache stores them; nothing else is.
+ * A plain transformer in double precision, straight from a GGUF file: no blocks, no tiles, no cache. The independent
+ * oracle of the forward pass. K and V are rounded to f16 as the cache stores them; nothing else is.
  */
 #ifndef KV_TESTS_NAIVE_H
 #define KV_TESTS_NAIVE_H
@@ -14,7 +14,8 @@ uint32_t naive_forward(const char *path, const int32_t *ids, uint32_t n, double 
 
 /* The same, calling probe with the probabilities p[0..row] of every layer, row and query head. */
 typedef void (*naive_probe)(void *user, uint32_t layer, uint32_t row, uint32_t head, const double *p);
-uint32_t naive_forward_probed(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe, void *user);
+uint32_t naive_forward_probed(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
+                              void *user);
 
 /* KL(p || q) in nats of two logit rows, and whether their best tokens agree. */
 double naive_kl(const double *p, const double *q, uint32_t n);

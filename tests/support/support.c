@@ -27,7 +27,10 @@ char *test_read(const char *path, size_t *len) {
     long n = ftell(f);
     rewind(f);
     char *buf = n < 0 ? NULL : malloc((size_t)n + 1);
-    if (buf && fread(buf, 1, (size_t)n, f) != (size_t)n) { free(buf); buf = NULL; }
+    if (buf && fread(buf, 1, (size_t)n, f) != (size_t)n) {
+        free(buf);
+        buf = NULL;
+    }
     fclose(f);
     if (!buf) return NULL;
     buf[n] = 0;
@@ -45,6 +48,7 @@ uint64_t test_rand(uint64_t *s) {
 float test_uniform(uint64_t *s) { return (float)(test_rand(s) >> 40) * (2.0f / 16777216.0f) - 1.0f; }
 
 float test_normal(uint64_t *s) {
-    double u = ((double)(test_rand(s) >> 11) + 0.5) / 9007199254740992.0, v = (double)(test_rand(s) >> 11) / 9007199254740992.0;
+    double u = ((double)(test_rand(s) >> 11) + 0.5) / 9007199254740992.0,
+           v = (double)(test_rand(s) >> 11) / 9007199254740992.0;
     return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
 }

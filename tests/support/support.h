@@ -12,8 +12,9 @@
 #include <string.h>
 #include <cmocka.h>
 
-/* Path of a file of the shared data ("data/text/wiki.test.raw", "golden/..."): $KVIST_DATA/../NAME when KVIST_DATA is set (it names
- * the data folder), else ../shared/NAME. NULL when absent: the test calls skip(). Static storage, valid until the next call. */
+/* Path of a file of the shared data ("data/text/wiki.test.raw", "golden/..."): $KVIST_DATA/../NAME when KVIST_DATA is
+ * set (it names the data folder), else ../shared/NAME. NULL when absent: the test calls skip(). Static storage, valid
+ * until the next call. */
 const char *test_shared(const char *name);
 /* $KVIST_MODEL or models/SmolLM2-135M-Instruct.Q4_1.gguf; NULL when absent. */
 const char *test_model(void);

@@ -141,9 +141,9 @@ static void test_patterns(void **state) {
     EXPECT_IDS(smol, "  1", false, false, 259, '1'); /* numbers are cut out first: the spaces end a piece */
     EXPECT_IDS(smol, "  a", false, false, ' ', ' ', 'a');
     EXPECT_IDS(gpt2, "a  ", false, false, 'a', 259);
-    /* U+180E is no white space: the space before it belongs to its word. */
-    EXPECT_IDS(gpt2, " \xe1\xa0\x8e", false, false, 261, 0xa0, 0x8e);
-    EXPECT_IDS(qwen, " \xe1\xa0\x8e", false, false, 261, 0xa0, 0x8e);
+    /* U+180E is no white space: the space before it belongs to its word. A letter behind it: at the end of a text both readings agree. */
+    EXPECT_IDS(gpt2, " \xe1\xa0\x8e" "x", false, false, 261, 0xa0, 0x8e, 'x');
+    EXPECT_IDS(qwen, " \xe1\xa0\x8e" "x", false, false, 261, 0xa0, 0x8e, 'x');
     /* U+1680 is: at the end of the text both are one run, before a letter the last one stays alone. */
     EXPECT_IDS(gpt2, " \xe1\x9a\x80", false, false, 261, 0x9a, 0x80);
     EXPECT_IDS(gpt2,

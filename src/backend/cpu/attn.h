@@ -91,17 +91,23 @@ struct kv_attn_kernels {
 extern const struct kv_attn_kernels kv_attn_kernels_ref;
 extern const struct kv_attn_kernels kv_attn_kernels_avx2;
 extern const struct kv_attn_kernels kv_attn_kernels_avx512;
+/* Inner loops of the avx512 kernels where VBMI and GFNI are there: the same bits. nr rows of codes in w->codes, sums in w->isum. */
+void kv_attn_ladder_k_vbmi(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr);
+void kv_attn_ladder_v_vbmi(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr);
+/* isum[q][32] = sum_c rows[c][t] codes[q][c]: n (a multiple of 4) rows of P <= 32 bytes, 16 bytes and more behind them. */
+void kv_attn_q8_k_vbmi(const uint8_t *rows, uint32_t P, uint32_t n, const int16_t *codes, size_t stride, int32_t *isum, int nq);
 
 /* Scratch of one thread; sizes follow kv_exec_params. slots: most tokens of any page, rounded up to 16; d: largest padded dim. */
 struct kv_attn_work {
     uint32_t slots, d;
+    bool vbmi;                    /* kv_cpu_has_vbmi_gfni */
     /* page kernels */
     float *scores;                /* [QBLOCK][slots] scores, then probabilities */
     float *weighted;              /* [QBLOCK][slots] probabilities times a token's scale */
     float *token_a, *token_b;     /* [slots] per-token scale, minimum of V */
     float *group_a, *group_b;     /* [page_bytes / 2 + 16] GROUP: scale and minimum of V by (slot, channel group) */
     int32_t *isum;                /* [2 QBLOCK][max(slots, d)] integer sums */
-    int8_t *codes;                /* [2 QBLOCK][max(slots, d)] query or probability codes */
+    int8_t *codes;                /* [2 QBLOCK][max(slots, d)] query or probability codes; Q8: [QBLOCK][..] of 16 bits */
     int8_t *wide;                 /* [max(slots, d) / 8][2 QBLOCK][64] the same as vector operands */
     float *k_scale, *k_mid;       /* [d] by rank or channel */
     int32_t *k_levels;            /* [d] 2^width - 1 */

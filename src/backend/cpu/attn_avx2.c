@@ -95,6 +95,9 @@ VOP void n_bytes(int8_t *p, n16 x)
     _mm_storeu_si128((__m128i *)(void *)p, _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
 }
 
+/* Low halves; the values fit int16. */
+VOP void n_words(int16_t *p, n16 x) { _mm256_storeu_si256((__m256i *)(void *)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8)); }
+
 /* 16 packed codes as floats. */
 VOP v16 v_codes2(const uint8_t *p)
 {
@@ -192,6 +195,38 @@ VOP void v_rows(const kv_attn_page *a, const int8_t *codes, int32_t *isum, size_
             plane_tile_any(acc, a->data + L->v_off + 8 * (size_t)bits * (t * n + c), codes + 8 * t, stride, bits, nr);
         store_sums(isum + 8 * c, stride, acc, nr);
     }
+}
+
+/* isum[q][i] = sum_r row[r][i] codes[q][r] for columns [from, to) of n (even) rows of bytes, in pairs of rows. */
+VOP void byte_sums(const uint8_t *base, size_t step, uint32_t n, uint32_t from, uint32_t to, const int16_t *codes, size_t stride, int32_t *isum, const int nq)
+{
+    for (uint32_t i = from; i < to; i += 16) {
+        n16 acc[KV_ATTN_QBLOCK];
+        const uint8_t *p = base + i;
+        for (int q = 0; q < nq; q++) acc[q] = n_zero();
+        for (uint32_t r = 0; r < n; r += 2, p += 2 * step) {
+            __m128i x = load128(p), y = load128(p + step);
+            __m256i a = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, y)), b = _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(x, y));
+            for (int q = 0; q < nq; q++) {
+                int32_t pair;
+                memcpy(&pair, codes + (size_t)q * stride + r, 4);
+                __m256i c = _mm256_set1_epi32(pair);
+                acc[q] = n_add(acc[q], (n16){_mm256_madd_epi16(a, c), _mm256_madd_epi16(b, c)});
+            }
+        }
+        for (int q = 0; q < nq; q++) n_store(isum + (size_t)q * stride + i, acc[q]);
+    }
+}
+
+VOP void q8_k(const kv_attn_page *a, kv_attn_work *w, uint32_t t0, uint32_t t1, const int16_t *codes, size_t stride, const int nq)
+{
+    byte_sums(a->data + a->layout->k_off, a->layout->tokens, a->layout->dkp, t0, t1, codes, stride, w->isum, nq);
+}
+
+VOP void q8_v(const kv_attn_page *a, kv_attn_work *w, const int16_t *codes, size_t stride, const int nq)
+{
+    uint32_t t0 = a->lo & ~1u, dvp = a->layout->dvp;
+    byte_sums(a->data + a->layout->v_off + (size_t)t0 * dvp, dvp, ((a->hi + 1) & ~1u) - t0, 0, dvp, codes + t0, stride, w->isum, nq);
 }
 
 #define BY_ROWS(n, fn)                                                         \

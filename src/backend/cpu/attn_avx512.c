@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attention kernels for AVX-512 (F, BW, DQ, VL, VNNI). Owns the vector operations and the integer loops over bit planes; the kernels
- * themselves are in attn_simd.h. A 64-bit plane of a tile is one mask register: codes of any width are masked additions, and vpdpbusd
- * takes 8 channels x 8 tokens at once (dword lane 8 (c >> 2) + t for K, 8 (t >> 2) + c for V); the two halves of the sum are folded last.
+ * Attention kernels for AVX-512 (F, BW, DQ, VL, VNNI). Owns the vector operations and the integer loops over bytes; the kernels
+ * themselves are in attn_simd.h. What VBMI and GFNI make faster is in attn_vbmi_avx512.c, with the same bits; w->vbmi says that they are there.
  */
 #include "backend/cpu/attn.h"
 #include "base/half.h"
@@ -67,6 +66,7 @@ VOP n16 n_shr7(n16 a) { return _mm512_srai_epi32(a, 7); }
 VOP n16 n_low7(n16 a) { return _mm512_and_si512(a, _mm512_set1_epi32(127)); }
 VOP int32_t n_hsum(n16 x) { return _mm512_reduce_add_epi32(x); }
 VOP void n_bytes(int8_t *p, n16 x) { _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x)); }
+VOP void n_words(int16_t *p, n16 x) { _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(x)); }
 
 /* 16 packed codes as floats: shifted down, then looked up by their low four bits. */
 VOP v16 v_codes2(const uint8_t *p)
@@ -97,126 +97,82 @@ VOP v16 v_rank(const float *q, uint32_t n, const uint8_t *order)
     return x;
 }
 
-/* Groups of 8 codes as operands of vpdpbusd: the first four in dwords 0-7, the others in 8-15. wide[group][8 rows][64]. */
-VOP void expand(const int8_t *codes, size_t stride, uint32_t g0, uint32_t g1, int rows, int8_t *wide)
-{
-    const __m512i at = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    for (uint32_t g = g0; g < g1; g++)
-        for (int r = 0; r < rows; r++) {
-            __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)(codes + (size_t)r * stride + 8 * g));
-            _mm512_store_si512(wide + (g * 8 + (uint32_t)r) * 64, _mm512_permutexvar_epi32(at, _mm512_castsi128_si512(x)));
-        }
-}
-
-/* The codes of a tile from its w planes of 64 bits. */
-VOP __m512i plane_codes(const uint8_t *p, const int w)
-{
-    __m512i v = _mm512_maskz_mov_epi8(_load_mask64((__mmask64 *)(uintptr_t)p), _mm512_set1_epi8(1));
-    for (int b = 1; b < w; b++)
-        v = _mm512_mask_add_epi8(v, _load_mask64((__mmask64 *)(uintptr_t)(p + 8 * b)), v, _mm512_set1_epi8((char)(1 << b)));
-    return v;
-}
-
-/* Two tiles' sums, halves folded, as one store: what is loaded as a vector later must have been stored as one. */
-VOP void fold_store(int32_t *y, __m512i a, __m512i b)
-{
-    _mm512_storeu_si512(y, _mm512_add_epi32(_mm512_shuffle_i64x2(a, b, 0x44), _mm512_shuffle_i64x2(a, b, 0xee)));
-}
-
-VOP void plane_tiles(__m512i acc[4][8], const uint8_t *p, const int8_t *wide, const int w, const int nr, const int nt)
-{
-    for (int i = 0; i < nt; i++) {
-        __m512i code = plane_codes(p + 8 * w * i, w);
-        for (int r = 0; r < nr; r++) acc[i][r] = _mm512_dpbusd_epi32(acc[i][r], code, _mm512_load_si512(wide + 64 * r));
-    }
-}
-
-/* isum[r][8 t ..] of nt token tiles from t: sums over all blocks of channels. */
-VOP void k_tiles(const kv_attn_page *a, const kv_attn_work *w, uint32_t t, size_t stride, const int nr, const int nt)
-{
-    const kv_page_layout *L = a->layout;
-    const uint8_t *p = a->data + L->k_off;
-    const int8_t *wide = w->wide;
-    __m512i acc[4][8];
-    for (int i = 0; i < nt; i++)
-        for (int r = 0; r < nr; r++) acc[i][r] = _mm512_setzero_si512();
-    for (uint32_t b = 0; b < L->dkp / 8u; b++, wide += 512) {
-        uint32_t width = kv_page_width(a->entry, b);
-        switch (width) {
-        case 1: plane_tiles(acc, p + 8 * t, wide, 1, nr, nt); break;
-        case 2: plane_tiles(acc, p + 16 * t, wide, 2, nr, nt); break;
-        case 3: plane_tiles(acc, p + 24 * t, wide, 3, nr, nt); break;
-        case 4: plane_tiles(acc, p + 32 * t, wide, 4, nr, nt); break;
-        case 5: plane_tiles(acc, p + 40 * t, wide, 5, nr, nt); break;
-        case 6: plane_tiles(acc, p + 48 * t, wide, 6, nr, nt); break;
-        default: break;
-        }
-        p += width * L->tokens;
-    }
-    for (int i = 0; i < nt; i += 2)
-        for (int r = 0; r < nr; r++) fold_store(w->isum + (size_t)r * stride + 8 * (t + (uint32_t)i), acc[i][r], acc[i + 1][r]);
-}
-
-VOP void k_rows(const kv_attn_page *a, const kv_attn_work *w, size_t stride, const int nr)
-{
-    const int nt = nr <= 4 ? 4 : 2;
-    uint32_t t = a->lo / 16 * 2, t1 = (a->hi + 15) / 16 * 2; /* a tile past the last is read as codes of no token and not used */
-    for (; t + (uint32_t)nt <= t1; t += (uint32_t)nt) k_tiles(a, w, t, stride, nr, nt);
-    for (; t < t1; t += 2) k_tiles(a, w, t, stride, nr, 2);
-}
-
-/* isum[r][8 c ..] of nt channel tiles from c: sums over the token tiles of [lo, hi). */
-VOP void v_tiles(const kv_attn_page *a, const kv_attn_work *w, uint32_t c, size_t stride, const int bits, const int nr, const int nt)
-{
-    const kv_page_layout *L = a->layout;
-    uint32_t t1 = (a->hi + 7) / 8, row = (uint32_t)L->dvp * (uint32_t)bits;
-    const uint8_t *p = a->data + L->v_off + 8 * (size_t)bits * c;
-    __m512i acc[4][8];
-    for (int i = 0; i < nt; i++)
-        for (int r = 0; r < nr; r++) acc[i][r] = _mm512_setzero_si512();
-    for (uint32_t t = a->lo / 8; t < t1; t++) plane_tiles(acc, p + (size_t)t * row, w->wide + (size_t)t * 512, bits, nr, nt);
-    for (int i = 0; i < nt; i += 2)
-        for (int r = 0; r < nr; r++) fold_store(w->isum + (size_t)r * stride + 8 * (c + (uint32_t)i), acc[i][r], acc[i + 1][r]);
-}
-
-VOP void v_bits_rows(const kv_attn_page *a, const kv_attn_work *w, size_t stride, const int bits, const int nr)
-{
-    const int nt = nr <= 4 ? 4 : 2;
-    uint32_t c = 0, n = a->layout->dvp / 8u;
-    for (; c + (uint32_t)nt <= n; c += (uint32_t)nt) v_tiles(a, w, c, stride, bits, nr, nt);
-    for (; c < n; c += 2) v_tiles(a, w, c, stride, bits, nr, 2);
-}
-
-VOP void v_rows(const kv_attn_page *a, const kv_attn_work *w, size_t stride, const int nr)
-{
-    switch (a->layout->v_bits) {
-    case 2: v_bits_rows(a, w, stride, 2, nr); break;
-    case 3: v_bits_rows(a, w, stride, 3, nr); break;
-    case 4: v_bits_rows(a, w, stride, 4, nr); break;
-    default: v_bits_rows(a, w, stride, a->layout->v_bits, nr); break;
-    }
-}
-
-#define BY_ROWS(nr, fn, ...)                                                   \
-    switch (nr) {                                                              \
-    case 1: fn(__VA_ARGS__, 1); break;                                         \
-    case 2: fn(__VA_ARGS__, 2); break;                                         \
-    case 3: fn(__VA_ARGS__, 3); break;                                         \
-    case 4: fn(__VA_ARGS__, 4); break;                                         \
-    case 6: fn(__VA_ARGS__, 6); break;                                         \
-    default: fn(__VA_ARGS__, 8); break;                                        \
-    }
+#include "backend/cpu/attn_planes_avx512.h"
 
 static void ladder_k(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr)
 {
-    expand(w->codes, stride, 0, a->layout->dkp / 8u, nr, w->wide);
-    BY_ROWS(nr, k_rows, a, w, stride)
+    if (w->vbmi) kv_attn_ladder_k_vbmi(a, w, stride, nr);
+    else planes_k(a, w, stride, nr);
 }
 
 static void ladder_v(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr)
 {
-    expand(w->codes, stride, a->lo / 8, (a->hi + 7) / 8, nr, w->wide);
-    BY_ROWS(nr, v_rows, a, w, stride)
+    if (w->vbmi) kv_attn_ladder_v_vbmi(a, w, stride, nr);
+    else planes_v(a, w, stride, nr);
+}
+
+/* The codes of two rows, for every column. */
+VOP __m512i code_pair(const int16_t *codes)
+{
+    int32_t pair;
+    memcpy(&pair, codes, 4);
+    return _mm512_set1_epi32(pair);
+}
+
+/* isum[q][i] = sum_r row[r][i] codes[q][r] for columns [from, to) of n (even) rows of bytes: vpdpwssd over pairs of rows. */
+VOP void byte_sums(const uint8_t *base, size_t step, uint32_t n, uint32_t from, uint32_t to, const int16_t *codes, size_t stride, int32_t *isum, const int nq)
+{
+    for (uint32_t i = from; i < to; i += 16) {
+        __m512i acc[KV_ATTN_QBLOCK];
+        const uint8_t *p = base + i;
+        for (int q = 0; q < nq; q++) acc[q] = n_zero();
+        for (uint32_t r = 0; r < n; r += 2, p += 2 * step) {
+            __m512i x = _mm512_or_si512(n_u8(p), n_shl(n_u8(p + step), 16));
+            for (int q = 0; q < nq; q++) acc[q] = _mm512_dpwssd_epi32(acc[q], x, code_pair(codes + (size_t)q * stride + r));
+        }
+        for (int q = 0; q < nq; q++) n_store(isum + (size_t)q * stride + i, acc[q]);
+    }
+}
+
+/* The same for 64 columns. Unpacking within the four 128-bit lanes leaves columns 16 L + 4 j + i in dword 4 L + i of vector j. */
+VOP void byte_sums64(const uint8_t *p, size_t step, uint32_t n, const int16_t *codes, size_t stride, int32_t *isum, const int nq)
+{
+    __m512i acc[KV_ATTN_QBLOCK][4];
+    const __m512i zero = n_zero();
+    for (int q = 0; q < nq; q++)
+        for (int j = 0; j < 4; j++) acc[q][j] = zero;
+    for (uint32_t r = 0; r < n; r += 2, p += 2 * step) {
+        __m512i a = _mm512_loadu_si512(p), b = _mm512_loadu_si512(p + step), lo = _mm512_unpacklo_epi8(a, b), hi = _mm512_unpackhi_epi8(a, b);
+        __m512i x[4] = {_mm512_unpacklo_epi8(lo, zero), _mm512_unpackhi_epi8(lo, zero), _mm512_unpacklo_epi8(hi, zero), _mm512_unpackhi_epi8(hi, zero)};
+        for (int q = 0; q < nq; q++) {
+            __m512i c = code_pair(codes + (size_t)q * stride + r);
+            for (int j = 0; j < 4; j++) acc[q][j] = _mm512_dpwssd_epi32(acc[q][j], x[j], c);
+        }
+    }
+    for (int q = 0; q < nq; q++) { /* 4 x 4 blocks of 4 columns, transposed */
+        __m512i *x = acc[q], a = _mm512_shuffle_i64x2(x[0], x[1], 0x44), b = _mm512_shuffle_i64x2(x[2], x[3], 0x44);
+        __m512i c = _mm512_shuffle_i64x2(x[0], x[1], 0xee), d = _mm512_shuffle_i64x2(x[2], x[3], 0xee);
+        int32_t *y = isum + (size_t)q * stride;
+        n_store(y, _mm512_shuffle_i64x2(a, b, 0x88));
+        n_store(y + 16, _mm512_shuffle_i64x2(a, b, 0xdd));
+        n_store(y + 32, _mm512_shuffle_i64x2(c, d, 0x88));
+        n_store(y + 48, _mm512_shuffle_i64x2(c, d, 0xdd));
+    }
+}
+
+VOP void q8_k(const kv_attn_page *a, kv_attn_work *w, uint32_t t0, uint32_t t1, const int16_t *codes, size_t stride, const int nq)
+{
+    const kv_page_layout *L = a->layout;
+    if (w->vbmi && L->tokens <= 32) kv_attn_q8_k_vbmi(a->data + L->k_off, L->tokens, L->dkp, codes, stride, w->isum, nq);
+    else byte_sums(a->data + L->k_off, L->tokens, L->dkp, t0, t1, codes, stride, w->isum, nq);
+}
+
+VOP void q8_v(const kv_attn_page *a, kv_attn_work *w, const int16_t *codes, size_t stride, const int nq)
+{
+    uint32_t t0 = a->lo & ~1u, n = ((a->hi + 1) & ~1u) - t0, dvp = a->layout->dvp, c = 0;
+    const uint8_t *base = a->data + a->layout->v_off + (size_t)t0 * dvp;
+    for (; c + 64 <= dvp; c += 64) byte_sums64(base + c, dvp, n, codes + t0, stride, w->isum + c, nq);
+    byte_sums(base, dvp, n, c, dvp, codes + t0, stride, w->isum, nq);
 }
 
 #include "backend/cpu/attn_simd.h"

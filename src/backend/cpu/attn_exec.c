@@ -5,6 +5,7 @@
  */
 #include "backend/cpu/attn.h"
 #include "base/alloc.h"
+#include "base/cpu.h"
 
 #include <assert.h>
 #include <math.h>
@@ -84,6 +85,7 @@ static void carve_all(carver *c, const kv_cpu_exec *ex, kv_attn_scratch *s)
 {
     const kv_exec_params *p = &ex->params;
     s->work = carve(c, s->n_threads, sizeof *s->work);
+    const bool vbmi = kv_cpu_has_vbmi_gfni();
     kv_attn_work none;
     for (uint32_t i = 0; i < s->n_threads; i++) {
         kv_attn_work *w = s->work ? &s->work[i] : &none;
@@ -91,6 +93,7 @@ static void carve_all(carver *c, const kv_cpu_exec *ex, kv_attn_scratch *s)
         uint32_t most = (uint32_t)(p->page_bytes / 8 < KV_PAGE_TOKENS_MAX ? p->page_bytes / 8 : KV_PAGE_TOKENS_MAX); /* a token takes 8 bytes at least */
         w->slots = kv_pad16(most < 16 ? 16 : most);
         w->d = kv_pad16(p->max_head_dim);
+        w->vbmi = vbmi;
         carve_work(c, p, s, w);
     }
     s->layouts = carve(c, KV_ATTN_LAYOUT_SETS, sizeof *s->layouts);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Attention kernels in plain C: the reference. Reads top to bottom, one query at a time; nothing is shared between queries. The
- * LADDER path is the integer arithmetic that every level must reproduce with the same roundings (round half to even, sums of floats over 16
+ * Q8 and LADDER paths are the integer arithmetic that every level must reproduce with the same roundings (round half to even, sums of floats over 16
  * lanes, then lane i + lane i + 8, + 4, + 2, + 1); the others compute in f32 in the same order but without fused operations.
  * Softcap is built here only.
  */
@@ -75,8 +75,6 @@ static float k_value(const kv_attn_page *a, uint32_t t, uint32_t c)
 {
     const kv_page_layout *L = a->layout;
     if (L->kind == KV_KIND_F16) return half_at(a->data, L->k_off, c * L->tokens + t);
-    if (L->kind == KV_KIND_Q8)
-        return half_at(a->data, L->k_min_off, c) + half_at(a->data, L->k_scale_off, c) * (float)a->data[L->k_off + c * L->tokens + t];
     uint32_t bits = kv_formats[L->kf].k_bits2 / 2u, g = t / kv_formats[L->kf].group * L->dkp + c;
     const uint8_t *row = a->data + L->k_off + c * (L->tokens * bits / 8);
     uint32_t code = (uint32_t)(row[t * bits / 8] >> (t * bits % 8)) & ((1u << bits) - 1);
@@ -87,7 +85,6 @@ static float v_value(const kv_attn_page *a, uint32_t t, uint32_t c)
 {
     const kv_page_layout *L = a->layout;
     if (L->kind == KV_KIND_F16) return half_at(a->data, L->v_off, t * L->dvp + c);
-    if (L->kind == KV_KIND_Q8) return half_at(a->data, L->v_min_off, t) + half_at(a->data, L->v_scale_off, t) * (float)a->data[L->v_off + t * L->dvp + c];
     uint32_t bits = L->v_bits, g = t * L->v_groups + c / kv_formats[L->vf].group;
     const uint8_t *row = a->data + L->v_off + t * (L->dvp * bits / 8u);
     uint32_t code = (uint32_t)(row[c * bits / 8] >> (c * bits % 8)) & ((1u << bits) - 1);
@@ -113,6 +110,65 @@ static void page_floats(const kv_attn_page *a, kv_attn_work *w)
     }
 }
 
+/* What makes codes of 8 or 16 bits of x: code = rint(x * inv), x = code * step. */
+typedef struct { float inv, step; } quantizer;
+static quantizer quantizer_for(float top, float limit)
+{
+    if (!(top > KV_ATTN_TINY)) return (quantizer){0.0f, 0.0f};
+    return (quantizer){limit / top, top / limit};
+}
+
+/* ------------------------------------------------------------------ Q8 */
+/* value = mid + scale (code - 128), mid = min + 128 scale */
+static void q8_scores(const kv_attn_page *a, kv_attn_work *w, const float *q)
+{
+    const kv_page_layout *L = a->layout;
+    sum16 bias = {{0}};
+    float top = 0.0f;
+    for (uint32_t c = 0; c < L->dkp; c++) {
+        float scale = half_at(a->data, L->k_scale_off, c);
+        w->qs[c] = q[c] * scale;
+        bias.lane[c & 15] = fmaf(q[c], fmaf(scale, 128.0f, half_at(a->data, L->k_min_off, c)), bias.lane[c & 15]);
+        top = fmaxf(top, fabsf(w->qs[c]));
+    }
+    quantizer z = quantizer_for(top, KV_ATTN_Q16_MAX);
+    float total_bias = sum16_total(&bias);
+    for (uint32_t t = a->lo; t < a->hi; t++) {
+        int32_t isum = 0;
+        for (uint32_t c = 0; c < L->dkp; c++) isum += (int32_t)rintf(w->qs[c] * z.inv) * (a->data[L->k_off + c * L->tokens + t] - 128);
+        w->scores[t] = fmaf((float)isum, z.step, total_bias);
+    }
+}
+
+static void q8_values(const kv_attn_page *a, kv_attn_work *w, float keep, float *o)
+{
+    const kv_page_layout *L = a->layout;
+    sum16 sum = {{0}};
+    float top = 0.0f;
+    for (uint32_t t = a->lo; t < a->hi; t++) {
+        float scale = half_at(a->data, L->v_scale_off, t);
+        w->weighted[t] = w->scores[t] * scale;
+        sum.lane[t & 15] = fmaf(w->scores[t], fmaf(scale, 128.0f, half_at(a->data, L->v_min_off, t)), sum.lane[t & 15]);
+        top = fmaxf(top, w->weighted[t]);
+    }
+    quantizer z = quantizer_for(top, KV_ATTN_P16_MAX);
+    float total = sum16_total(&sum);
+    for (uint32_t c = 0; c < L->dvp; c++) {
+        int32_t isum = 0;
+        for (uint32_t t = a->lo; t < a->hi; t++) isum += (int32_t)rintf(w->weighted[t] * z.inv) * (a->data[L->v_off + t * L->dvp + c] - 128);
+        o[c] = o[c] * keep + fmaf((float)isum, z.step, total);
+    }
+}
+
+static void page_q8(const kv_attn_page *a, kv_attn_work *w)
+{
+    for (uint32_t i = 0; i < a->nq; i++) {
+        q8_scores(a, w, a->q + i * a->q_stride);
+        float keep = softmax_step(w->scores, a->lo, a->hi, a->softcap, &a->m[i], &a->l[i]);
+        q8_values(a, w, keep, a->o + i * a->o_stride);
+    }
+}
+
 /* ------------------------------------------------------------------ LADDER */
 typedef struct { float scale, mid; } affine; /* value = mid + scale (code - levels / 2) */
 
@@ -122,14 +178,6 @@ static affine affine_of(const kv_page_layout *L, const uint8_t *page, uint32_t t
     float scale = bits ? (float)u_scale * (half_at(page, off, 0) / 255.0f) : 0.0f;
     float min = fmaf((float)u_min, half_at(page, off, 2), half_at(page, off, 1));
     return (affine){scale, fmaf(scale, (float)((1u << bits) - 1) * 0.5f, min)};
-}
-
-/* What makes codes of 8 or 16 bits of x: code = rint(x * inv), x = code * step. */
-typedef struct { float inv, step; } quantizer;
-static quantizer quantizer_for(float top, float limit)
-{
-    if (!(top > KV_ATTN_TINY)) return (quantizer){0.0f, 0.0f};
-    return (quantizer){limit / top, top / limit};
 }
 
 static void ladder_scores(const kv_attn_page *a, kv_attn_work *w, const float *q)
@@ -258,4 +306,4 @@ static void join(float *am, float *al, float *ao, float bm, float bl, const floa
     for (uint32_t c = 0; c < dv; c++) ao[c] = fmaf(bo[c], kb, ao[c] * ka);
 }
 
-const struct kv_attn_kernels kv_attn_kernels_ref = {"ref", {page_floats, page_floats, page_ladder, page_floats}, tile, cols, pack_k, widen, scale, join};
+const struct kv_attn_kernels kv_attn_kernels_ref = {"ref", {page_floats, page_q8, page_ladder, page_floats}, tile, cols, pack_k, widen, scale, join};

@@ -4,9 +4,10 @@
  *   v16 (16 floats), n16 (16 int32), v_load v_store v_set v_pair(a, b: lanes 0-7, 8-15) v_add v_sub v_mul v_div v_min v_max
  *   v_fma(a, b, c) = a b + c, v_f16 (16 halves), v_u8 (16 bytes), v_scale2(p, t: p times 2 to the low bits of t), v_keep(x, lo, hi, other): lanes
  *   [lo, hi) of x, v_keep_ge(x, t, p): p where x >= t else 0, v_hmax, v_hsum (halves, quarters, ...: x[i] + x[i + 8] first), v_first,
- *   n_round(v16), n_float, n_mul, n_add, n_sub, n_set, n_zero, n_load, n_store, n_hsum, n_bytes(to int8), n_shr7, n_low7,
- *   v_codes2, v_codes4 (16 packed codes as floats), v_rank (16 of q's channels by rank), ladder_k, ladder_v, TILE_NV (vectors of one register block).
- * Owns the order of every sum. The integer path (LADDER) rounds exactly as attn_ref.c does, so that codes agree bit for bit.
+ *   n_round(v16), n_float, n_mul, n_add, n_sub, n_set, n_zero, n_load, n_store, n_hsum, n_bytes(to int8), n_words(to int16), n_shr7,
+ *   n_low7, v_codes2, v_codes4 (16 packed codes as floats), v_rank (16 of q's channels by rank), q8_k, q8_v, ladder_k, ladder_v, TILE_NV
+ *   (vectors of one register block).
+ * Owns the order of every sum. The integer paths (Q8, LADDER) round exactly as attn_ref.c does, so that codes agree bit for bit.
  */
 #include <math.h>
 
@@ -153,35 +154,31 @@ static void cols(const kv_attn_cols *c)
     for (; i < c->n; i++) cols_rows(c, i, 1);
 }
 
-/* ------------------------------------------------------------------ pages computed in f32: F16, Q8, GROUP */
-enum { SRC_F16, SRC_U8, SRC_2BIT, SRC_4BIT };
+/* ------------------------------------------------------------------ pages computed in f32: F16, GROUP */
+enum { SRC_F16, SRC_2BIT, SRC_4BIT };
 
-/* 16 values from element `at` of a row of f16, bytes or packed codes. */
+/* 16 values from element `at` of a row of f16 or packed codes. */
 INLINE v16 source(const uint8_t *row, uint32_t at, const int src)
 {
     switch (src) {
     case SRC_F16: return v_f16((const uint16_t *)(const void *)row + at);
-    case SRC_U8: return v_u8(row + at);
     case SRC_2BIT: return v_codes2(row + at / 4);
     default: return v_codes4(row + at / 2);
     }
 }
-INLINE uint32_t source_bytes(uint32_t n, const int src) { return src == SRC_F16 ? 2 * n : src == SRC_U8 ? n : src == SRC_2BIT ? n / 4 : n / 2; }
+INLINE uint32_t source_bytes(uint32_t n, const int src) { return src == SRC_F16 ? 2 * n : src == SRC_2BIT ? n / 4 : n / 2; }
 
-/* o[q][16 nv channels from col] = o keep[q] + add[q] + sum over slots, ascending, of p[q][t] x[t][channel]. Packed codes become x by the
+/* o[q][16 nv channels from col] = o keep[q] + sum over slots, ascending, of p[q][t] x[t][channel]. Packed codes become x by the
  * scale and minimum of their (slot, group of channels). */
-INLINE void page_values(const kv_attn_page *a, const kv_attn_work *w, uint32_t q0, const float *keep, uint32_t col, const float *add,
+INLINE void page_values(const kv_attn_page *a, const kv_attn_work *w, uint32_t q0, const float *keep, uint32_t col,
                         const int src, const int nq, const int nv)
 {
     const kv_page_layout *L = a->layout;
     const uint8_t *row = a->data + L->v_off + (size_t)a->lo * source_bytes(L->dvp, src);
     v16 acc[KV_ATTN_QBLOCK][4];
     for (int q = 0; q < nq; q++)
-        for (int j = 0; j < nv; j++) {
-            v16 o = v_mul(v_load(a->o + (q0 + (uint32_t)q) * a->o_stride + col + 16 * j), v_set(keep[q]));
-            acc[q][j] = src == SRC_U8 ? v_add(o, v_set(add[q])) : o;
-        }
-    const float *p = (src == SRC_U8 ? w->weighted : w->scores) + a->lo;
+        for (int j = 0; j < nv; j++) acc[q][j] = v_mul(v_load(a->o + (q0 + (uint32_t)q) * a->o_stride + col + 16 * j), v_set(keep[q]));
+    const float *p = w->scores + a->lo;
     const uint32_t n = a->hi - a->lo, step = source_bytes(L->dvp, src), groups = L->v_groups, shift = kv_formats[L->vf].group == 16 ? 4 : 5;
     const float *ga = w->group_a + (size_t)a->lo * groups + (col >> shift), *gb = w->group_b + (size_t)a->lo * groups + (col >> shift);
     const size_t slots = w->slots;
@@ -241,8 +238,8 @@ INLINE void f16_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const
     prefetch_quarter(a, q0, 2);
     prefetch_quarter(a, q0, 3);
     uint32_t col = 0;
-    for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, NULL, SRC_F16, nq, 4);
-    for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, NULL, SRC_F16, nq, 1);
+    for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, SRC_F16, nq, 4);
+    for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, SRC_F16, nq, 1);
 }
 
 /* qs[q][c] = q_c scale_c; returns sum_c q_c bias_c (16 lanes over c, then the halves). */
@@ -257,40 +254,16 @@ INLINE float fold_scale(const float *q, const float *scale, const float *bias, u
     return v_hsum(sum);
 }
 
-INLINE void q8_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const int nq)
-{
-    const kv_page_layout *L = a->layout;
-    float bias[KV_ATTN_QBLOCK], keep[KV_ATTN_QBLOCK], add[KV_ATTN_QBLOCK];
-    prefetch_quarter(a, q0, 0);
-    for (int q = 0; q < nq; q++) bias[q] = fold_scale(a->q + (q0 + (uint32_t)q) * a->q_stride, w->k_scale, w->k_mid, L->dkp, w->qs + (uint32_t)q * w->d);
-    for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16)
-        page_scores(a->data + L->k_off, L->tokens, L->dkp, t, w->qs, w->d, bias, w->scores, w->slots, SRC_U8, nq);
-    prefetch_quarter(a, q0, 1);
-    softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
-    prefetch_quarter(a, q0, 2);
-    for (int q = 0; q < nq; q++) {
-        float *p = w->scores + (uint32_t)q * w->slots, *pw = w->weighted + (uint32_t)q * w->slots;
-        v16 sum = v_set(0.0f);
-        for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16) {
-            v16 x = v_load(p + t);
-            v_store(pw + t, v_mul(x, v_load(w->token_a + t)));
-            sum = v_fma(x, v_load(w->token_b + t), sum);
-        }
-        add[q] = v_hsum(sum);
-    }
-    prefetch_quarter(a, q0, 3);
-    uint32_t col = 0;
-    for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, add, SRC_U8, nq, 4);
-    for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, add, SRC_U8, nq, 1);
-}
-
-/* y[n] = f32(x[n]) for n rounded up to 16, lanes from n on 0. */
+/* y[n] = f32(x[n]) for n rounded up to 16, lanes from n on 0. The last vector is read backwards from the end: behind x the page may end. */
 INLINE void widen_padded(const uint16_t *x, uint32_t n, float *y)
 {
     uint32_t i = 0;
     for (; i + 16 <= n; i += 16) v_store(y + i, v_f16(x + i));
     if (i == n) return;
-    for (uint32_t j = i; j < i + 16; j++) y[j] = j < n ? kv_f16_f32(x[j]) : 0.0f;
+    v_store(y + i, v_set(0.0f));
+    if (n >= 16) v_store(y + n - 16, v_f16(x + n - 16));
+    else
+        for (uint32_t j = 0; j < n; j++) y[j] = kv_f16_f32(x[j]);
 }
 
 #define BY_BLOCK(fn, a, w)                                                     \
@@ -302,16 +275,6 @@ INLINE void widen_padded(const uint16_t *x, uint32_t n, float *y)
     }
 
 static void page_f16(const kv_attn_page *a, kv_attn_work *w) { BY_BLOCK(f16_block, a, w) }
-
-static void page_q8(const kv_attn_page *a, kv_attn_work *w)
-{
-    const kv_page_layout *L = a->layout;
-    widen_padded((const uint16_t *)(const void *)(a->data + L->k_scale_off), L->dkp, w->k_scale);
-    widen_padded((const uint16_t *)(const void *)(a->data + L->k_min_off), L->dkp, w->k_mid);
-    widen_padded((const uint16_t *)(const void *)(a->data + L->v_scale_off), L->tokens, w->token_a);
-    widen_padded((const uint16_t *)(const void *)(a->data + L->v_min_off), L->tokens, w->token_b);
-    BY_BLOCK(q8_block, a, w)
-}
 
 /* GROUP: a vector of 16 slots lies in one group of K (g is 16 or 32), so the scales fold into the query once a group. */
 INLINE void group_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const int nq, const int src)
@@ -332,8 +295,8 @@ INLINE void group_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, con
     prefetch_quarter(a, q0, 2);
     prefetch_quarter(a, q0, 3);
     uint32_t col = 0;
-    for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, NULL, src, nq, 4);
-    for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, NULL, src, nq, 1);
+    for (; col + 64 <= L->dvp; col += 64) page_values(a, w, q0, keep, col, src, nq, 4);
+    for (; col < L->dvp; col += 16) page_values(a, w, q0, keep, col, src, nq, 1);
 }
 INLINE void group2_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const int nq) { group_block(a, w, q0, nq, SRC_2BIT); }
 INLINE void group4_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const int nq) { group_block(a, w, q0, nq, SRC_4BIT); }
@@ -348,7 +311,105 @@ static void page_group(const kv_attn_page *a, kv_attn_work *w)
     else { BY_BLOCK(group4_block, a, w) }
 }
 
+/* ------------------------------------------------------------------ Q8: integer codes around 128 */
+INLINE v16 v_abs(v16 x) { return v_max(x, v_sub(v_set(0.0f), x)); }
+
+/* One step of 16-bit codes for nq rows with largest |x| = top[q]; steps are 0 where all is 0. */
+INLINE void code_steps(const v16 *top, const float limit, float *step, v16 *inv, const int nq)
+{
+    for (int q = 0; q < nq; q++) {
+        float most = v_hmax(top[q]);
+        bool empty = !(most > KV_ATTN_TINY);
+        step[q] = empty ? 0.0f : most / limit;
+        inv[q] = v_set(empty ? 0.0f : limit / most);
+    }
+}
+
+/* Codes of 16 bits of x[q][from, to), multiples of 16; total[q]: 128 times their sum. */
+INLINE void make_words(const float *x, size_t x_stride, uint32_t from, uint32_t to, const v16 *top, const float limit, int16_t *codes, size_t stride,
+                       float *step, n16 *total, const int nq)
+{
+    v16 inv[KV_ATTN_QBLOCK];
+    n16 sum[KV_ATTN_QBLOCK];
+    code_steps(top, limit, step, inv, nq);
+    for (int q = 0; q < nq; q++) sum[q] = n_zero();
+    for (uint32_t i = from; i < to; i += 16)
+        for (int q = 0; q < nq; q++) {
+            n16 c = n_round(v_mul(v_load(x + (size_t)q * x_stride + i), inv[q]));
+            sum[q] = n_add(sum[q], c);
+            n_words(codes + (size_t)q * stride + i, c);
+        }
+    for (int q = 0; q < nq; q++) total[q] = n_set(128 * n_hsum(sum[q]));
+}
+
+INLINE void q8_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const int nq)
+{
+    const kv_page_layout *L = a->layout;
+    const uint32_t stride = w->slots > w->d ? w->slots : w->d, t0 = a->lo & ~15u, t1 = (a->hi + 15u) & ~15u;
+    float step[KV_ATTN_QBLOCK], bias[KV_ATTN_QBLOCK], keep[KV_ATTN_QBLOCK];
+    int16_t *codes = (int16_t *)(void *)w->codes;
+    v16 top[KV_ATTN_QBLOCK], sum[KV_ATTN_QBLOCK];
+    n16 total[KV_ATTN_QBLOCK];
+    prefetch_quarter(a, q0, 0);
+    for (int q = 0; q < nq; q++) top[q] = sum[q] = v_set(0.0f);
+    for (uint32_t c = 0; c < L->dkp; c += 16)
+        for (int q = 0; q < nq; q++) {
+            v16 x = v_load(a->q + (q0 + (uint32_t)q) * a->q_stride + c), y = v_mul(x, v_load(w->k_scale + c));
+            sum[q] = v_fma(x, v_load(w->k_mid + c), sum[q]);
+            top[q] = v_max(top[q], v_abs(y));
+            v_store(w->qs + (uint32_t)q * w->d + c, y);
+        }
+    for (int q = 0; q < nq; q++) bias[q] = v_hsum(sum[q]);
+    make_words(w->qs, w->d, 0, L->dkp, top, KV_ATTN_Q16_MAX, codes, stride, step, total, nq);
+    q8_k(a, w, t0, t1, codes, stride, nq);
+    for (uint32_t t = t0; t < t1; t += 16)
+        for (int q = 0; q < nq; q++) {
+            v16 s = n_float(n_sub(n_load(w->isum + (uint32_t)q * stride + t), total[q]));
+            v_store(w->scores + (uint32_t)q * w->slots + t, v_fma(s, v_set(step[q]), v_set(bias[q])));
+        }
+    prefetch_quarter(a, q0, 1);
+    softmax_rows(w->scores, w->slots, a->lo, a->hi, a->m + q0, a->l + q0, keep, nq);
+    prefetch_quarter(a, q0, 2);
+    for (int q = 0; q < nq; q++) top[q] = sum[q] = v_set(0.0f);
+    for (uint32_t t = t0; t < t1; t += 16)
+        for (int q = 0; q < nq; q++) {
+            v16 x = v_load(w->scores + (uint32_t)q * w->slots + t), y = v_mul(x, v_load(w->token_a + t));
+            sum[q] = v_fma(x, v_load(w->token_b + t), sum[q]);
+            top[q] = v_max(top[q], y);
+            v_store(w->weighted + (uint32_t)q * w->slots + t, y);
+        }
+    for (int q = 0; q < nq; q++) bias[q] = v_hsum(sum[q]);
+    make_words(w->weighted, w->slots, t0, t1, top, KV_ATTN_P16_MAX, codes, stride, step, total, nq);
+    prefetch_quarter(a, q0, 3);
+    q8_v(a, w, codes, stride, nq);
+    for (uint32_t c = 0; c < L->dvp; c += 16)
+        for (int q = 0; q < nq; q++) {
+            float *o = a->o + (q0 + (uint32_t)q) * a->o_stride + c;
+            v16 s = n_float(n_sub(n_load(w->isum + (uint32_t)q * stride + c), total[q]));
+            v_store(o, v_add(v_mul(v_load(o), v_set(keep[q])), v_fma(s, v_set(step[q]), v_set(bias[q]))));
+        }
+}
+
+/* s[n] = scale, mid[n] = min + 128 scale of n channels or slots, n rounded up to 16, lanes from n on 0. */
+INLINE void q8_affine(const uint8_t *page, uint32_t scale_off, uint32_t min_off, uint32_t n, float *s, float *mid)
+{
+    widen_padded((const uint16_t *)(const void *)(page + scale_off), n, s);
+    widen_padded((const uint16_t *)(const void *)(page + min_off), n, mid);
+    for (uint32_t i = 0; i < n; i += 16) v_store(mid + i, v_fma(v_load(s + i), v_set(128.0f), v_load(mid + i)));
+}
+
+static void page_q8(const kv_attn_page *a, kv_attn_work *w)
+{
+    const kv_page_layout *L = a->layout;
+    q8_affine(a->data, L->k_scale_off, L->k_min_off, L->dkp, w->k_scale, w->k_mid);
+    q8_affine(a->data, L->v_scale_off, L->v_min_off, L->tokens, w->token_a, w->token_b);
+    BY_BLOCK(q8_block, a, w)
+}
+
 /* ------------------------------------------------------------------ LADDER: integer codes */
+/* 2^(exponent + e0) (1 + mantissa / 16) of 16 tokens: their bytes go in above the 19 low bits of a float whose exponent is e0. */
+INLINE v16 token_scales(const uint8_t *u, uint32_t bias) { return v_bits(n_add(n_shl19(n_u8(u)), n_set((int)bias))); }
+
 /* Scales and midpoints of the ranks: score = sum_r q_r scale_r (code_r - levels_r / 2) + sum_r q_r mid_r with mid = min + scale levels / 2;
  * centred codes halve what the rounding of the query costs. V likewise, and the token scales. */
 INLINE void ladder_scales(const kv_attn_page *a, kv_attn_work *w)
@@ -381,14 +442,18 @@ INLINE void ladder_scales(const kv_attn_page *a, kv_attn_work *w)
     int e0 = (int8_t)a->data[L->e0_off];
     e0 = e0 < -100 ? -100 : e0 > 100 ? 100 : e0;
     uint32_t bias = (uint32_t)(e0 + 127) << 23;
+    const uint8_t *u = a->data + L->a_off;
     for (uint32_t t = a->lo & ~15u; t < a->hi; t += 16) {
-        uint8_t u[16] = {0}; /* 8 slots may be left, and the page ends behind them */
-        memcpy(u, a->data + L->a_off + t, L->tokens - t < 16 ? 8 : 16);
-        v_store(w->token_a + t, v_bits(n_add(n_shl19(n_u8(u)), n_set((int)bias))));
+        if (L->tokens - t >= 16) {
+            v_store(w->token_a + t, token_scales(u + t, bias));
+        } else { /* 8 slots are left, and the page ends behind them: read from 8 before, or one by one */
+            v_store(w->token_a + t, v_set(0.0f));
+            if (t) v_store(w->token_a + t - 8, token_scales(u + t - 8, bias));
+            else
+                for (uint32_t k = 0; k < 8; k++) w->token_a[k] = kv_bits_f32(((uint32_t)u[k] << 19) + bias);
+        }
     }
 }
-
-INLINE v16 v_abs(v16 x) { return v_max(x, v_sub(v_set(0.0f), x)); }
 
 /* Codes of nq rows x[q][from, to) (multiples of 16) with largest |x| = top[q]: one row of codes each, or two rows of halves. Writes the steps
  * (0 where all is 0) and total[q] = sum of code times levels (NULL: 1). */
@@ -398,11 +463,8 @@ INLINE void make_codes(const float *x, size_t x_stride, uint32_t from, uint32_t 
     v16 inv[KV_ATTN_QBLOCK];
     n16 sum[KV_ATTN_QBLOCK];
     int8_t *row[KV_ATTN_QBLOCK];
+    code_steps(top, limit, step, inv, nq);
     for (int q = 0; q < nq; q++) {
-        float most = v_hmax(top[q]);
-        bool empty = !(most > KV_ATTN_TINY);
-        step[q] = empty ? 0.0f : most / limit;
-        inv[q] = v_set(empty ? 0.0f : limit / most);
         sum[q] = n_zero();
         row[q] = codes + (size_t)q * (wide ? 2 : 1) * stride;
     }

@@ -78,12 +78,17 @@ struct kv_matmul_kernels {
 extern const struct kv_matmul_kernels kv_matmul_ref, kv_matmul_avx2, kv_matmul_avx512;
 
 /* ---- 16-bit activations (matmul_wide.c): scratch, and the product by two 8-bit rows for one. */
-typedef struct kv_matmul_wide { float *x, *y; size_t floats; } kv_matmul_wide;
+typedef struct kv_matmul_wide {
+    float *x, *y;
+    size_t floats;
+} kv_matmul_wide;
 kv_status kv_matmul_wide_init(kv_matmul_wide *s, const kv_exec_params *p, kv_error *err) KV_WARN_UNUSED;
 void kv_matmul_wide_free(kv_matmul_wide *s);
-void kv_matmul_wide_rows(kv_cpu_exec *ex, const kv_matmul_wide *s, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs, uint32_t n_outs, uint32_t max_rows);
+void kv_matmul_wide_rows(kv_cpu_exec *ex, const kv_matmul_wide *s, const float *x, uint32_t rows, uint32_t k,
+                         const kv_matmul_out *outs, uint32_t n_outs, uint32_t max_rows);
 /* The plain product (matmul.c), at most the scratch's max_rows rows. */
-void kv_matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs, uint32_t n_outs);
+void kv_matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs,
+                    uint32_t n_outs);
 
 /* Lanes of a panel that are outputs. */
 static inline uint32_t kv_mm_lanes(const kv_weight *w, uint32_t panel) {

@@ -92,7 +92,13 @@ void kv_matmul_wide_rows(kv_cpu_exec *ex, const kv_matmul_wide *s, const float *
     assert(most > 0 && n_outs <= 8);
     kv_matmul_out moved[8], parts[8];
     for (uint32_t r0 = 0; r0 < rows; r0 += most) {
-        wide_job j = {.x = x + (size_t)r0 * k, .x2 = s->x, .rows = rows - r0 < most ? rows - r0 : most, .k = k, .n_outs = n_outs, .outs = moved, .parts = parts};
+        wide_job j = {.x = x + (size_t)r0 * k,
+                      .x2 = s->x,
+                      .rows = rows - r0 < most ? rows - r0 : most,
+                      .k = k,
+                      .n_outs = n_outs,
+                      .outs = moved,
+                      .parts = parts};
         float *y = s->y;
         for (uint32_t i = 0; i < n_outs; i++) {
             moved[i] = outs[i];
