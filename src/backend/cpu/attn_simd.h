@@ -254,6 +254,13 @@ INLINE float fold_scale(const float *q, const float *scale, const float *bias, u
     return v_hsum(sum);
 }
 
+static void widen(const uint16_t *x, uint32_t n, float *y)
+{
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(y + i, v_f16(x + i));
+    for (; i < n; i++) y[i] = kv_f16_f32(x[i]);
+}
+
 /* y[n] = f32(x[n]) for n rounded up to 16, lanes from n on 0. The last vector is read backwards from the end: behind x the page may end. */
 INLINE void widen_padded(const uint16_t *x, uint32_t n, float *y)
 {
@@ -284,8 +291,8 @@ INLINE void group_block(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, con
     float bias[KV_ATTN_QBLOCK], keep[KV_ATTN_QBLOCK];
     prefetch_quarter(a, q0, 0);
     for (uint32_t t0 = a->lo / g * g; t0 < a->hi; t0 += g) {
-        widen_padded((const uint16_t *)(const void *)(a->data + L->k_scale_off) + t0 / g * L->dkp, L->dkp, w->k_scale);
-        widen_padded((const uint16_t *)(const void *)(a->data + L->k_min_off) + t0 / g * L->dkp, L->dkp, w->k_mid);
+        widen((const uint16_t *)(const void *)(a->data + L->k_scale_off) + t0 / g * L->dkp, L->dkp, w->k_scale);
+        widen((const uint16_t *)(const void *)(a->data + L->k_min_off) + t0 / g * L->dkp, L->dkp, w->k_mid);
         for (int q = 0; q < nq; q++) bias[q] = fold_scale(a->q + (q0 + (uint32_t)q) * a->q_stride, w->k_scale, w->k_mid, L->dkp, w->qs + (uint32_t)q * w->d);
         for (uint32_t t = t0; t < t0 + g && t < a->hi; t += 16)
             page_scores(a->data + L->k_off, L->tokens, L->dkp, t, w->qs, w->d, bias, w->scores, w->slots, src, nq);
@@ -575,13 +582,6 @@ static void page_ladder(const kv_attn_page *a, kv_attn_work *w)
 }
 
 /* ------------------------------------------------------------------ small ones */
-static void widen(const uint16_t *x, uint32_t n, float *y)
-{
-    uint32_t i = 0;
-    for (; i + 16 <= n; i += 16) v_store(y + i, v_f16(x + i));
-    for (; i < n; i++) y[i] = kv_f16_f32(x[i]);
-}
-
 static void scale(const float *x, uint32_t n, float s, float *y)
 {
     uint32_t i = 0;

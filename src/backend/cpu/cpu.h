@@ -2,8 +2,8 @@
 /*
  * The CPU backend's own structures and its kernel table. Each section is filled by its own files, portable C first and
  * then overridden rung by rung: <section>_ref.c, <section>_avx2.c, <section>_avx512.c (compiled with their own flags,
- * chosen at run time). A kernel registered in kv_kernels is tested against level 0 and benchmarked by `kvist bench
- * --kernels` (names in kv_kernel_list).
+ * chosen at run time). A kernel registered in kv_kernels is tested against level 0 and benchmarked by
+ * `make bench-kernels`.
  */
 #ifndef KV_BACKEND_CPU_CPU_H
 #define KV_BACKEND_CPU_CPU_H

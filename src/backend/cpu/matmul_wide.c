@@ -37,8 +37,13 @@ void kv_matmul_wide_free(kv_matmul_wide *s) {
 static void residual_row(const float *x, uint32_t k, float *r) {
     const float magic = 12582912.0f;
     for (uint32_t b = 0; b < k; b += 32) {
-        float amax = 0;
-        for (uint32_t i = b; i < b + 32; i++) amax = fmaxf(amax, fabsf(x[i]));
+        float lane[8] = {0}, amax = 0; /* plain comparisons in lanes: these vectorize, fmaxf is a call */
+        for (uint32_t i = 0; i < 32; i += 8)
+            for (uint32_t l = 0; l < 8; l++) {
+                float v = fabsf(x[b + i + l]);
+                lane[l] = v > lane[l] ? v : lane[l];
+            }
+        for (uint32_t l = 0; l < 8; l++) amax = lane[l] > amax ? lane[l] : amax;
         if (!(amax > KV_ACT_TINY) || !isfinite(amax)) { /* the first row already says zero, or NaN */
             memset(r + b, 0, 32 * sizeof *r);
             continue;
