@@ -107,7 +107,9 @@ static kv_status init_engine(kvist_engine *e, const kvist_engine_params *params,
     e->fixed_bytes += e->f.bytes;
     if (!e->p.kv_bytes) e->p.kv_bytes = default_budget(e);
     KV_TRY(kv_pool_create(e->m->page_bytes, e->p.kv_bytes, &e->pool, err));
-    return kv_pool_charge(e->pool, e->fixed_bytes, err);
+    KV_TRY(kv_pool_charge(e->pool, e->fixed_bytes, err));
+    e->fixed_charged = true;
+    return KVIST_OK;
 }
 
 int kvist_engine_create(kvist_model *model, const kvist_engine_params *params, kvist_engine **out, kvist_error *err) {
@@ -133,7 +135,7 @@ void kvist_engine_close(kvist_engine **pe) {
     if (!pe || !*pe) return;
     kvist_engine *e = *pe;
     *pe = NULL;
-    if (e->pool) kv_pool_discharge(e->pool, e->fixed_bytes);
+    if (e->fixed_charged) kv_pool_discharge(e->pool, e->fixed_bytes);
     kv_pool_free(&e->pool);
     kv_forward_free(&e->f);
     kv_free64(e->x);

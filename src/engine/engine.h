@@ -100,6 +100,7 @@ struct kvist_engine {
     float *seal_q2; /* [jobs][dk] */
     uint32_t max_seal_jobs;
     uint64_t fixed_bytes; /* scratch of the engine, charged to the pool */
+    bool fixed_charged;
 
     pthread_mutex_t mu;
     pthread_cond_t changed;

@@ -274,6 +274,14 @@ static void small_budget(void **state) {
     kvist_engine *big = fixture_engine(&fx, (kvist_engine_params){.threads = 1, .n_ctx = 2048, .max_sessions = 2});
     uint64_t fixed = big->fixed_bytes;
     kvist_engine_close(&big);
+    kvist_error why;
+    static const uint64_t tiny[] = {1, 4096, 1u << 20}; /* less than the engine's own scratch */
+    for (int i = 0; i < 3; i++) {
+        kvist_engine *none;
+        kvist_engine_params p = {.threads = 1, .n_ctx = 2048, .max_sessions = 2, .kv_bytes = tiny[i]};
+        assert_int_equal(kvist_engine_create(fx.m, &p, &none, &why), KVIST_E_BUDGET);
+        assert_null(none);
+    }
     kvist_engine *e = fixture_engine(
         &fx, (kvist_engine_params){
                  .threads = 1, .n_ctx = 2048, .max_sessions = 2, .kv_bytes = fixed + (1u << 20) + (1u << 19)});
