@@ -76,6 +76,7 @@ struct kvist_session {
     kv_error err;
     kv_run *todo; /* runs to execute in order */
     uint32_t n_todo, cap_todo, at_todo;
+    bool reading;      /* a prompt run is under way: its start's snapshot must stay */
     kv_job *job;       /* of the current PROMPT run */
     size_t rows_first; /* hand out logits from this position on */
     kvist_row_fn rows_fn;
@@ -150,6 +151,10 @@ void kv_session_drop_saved_above(kvist_session *s, uint32_t n);
 bool kv_engine_drop_oldest_snapshot(kvist_engine *e); /* under memory pressure; false: none left */
 kv_status kv_session_push_run(kvist_session *s, uint32_t end, uint8_t kind, uint16_t policy, kv_error *err);
 kv_status kv_session_add_todo(kvist_session *s, uint32_t end, uint8_t kind, uint16_t policy, kv_error *err);
+/* No tokens, no pages; the log and the snapshots stay. */
+void kv_session_forget(kvist_session *s);
+/* Cuts the log at n. */
+void kv_session_cut_runs(kvist_session *s, uint32_t n);
 /* Under kv_engine_enter. Back to n tokens; what must be replayed for it is left in s->todo. */
 kv_status kv_session_truncate_to(kvist_session *s, uint32_t n, kv_error *err);
 /* Under kv_engine_enter. Back to the newest snapshot of at most `at_most` tokens (or the start), the rest up to n left

@@ -60,7 +60,7 @@ static kv_saved *oldest(kvist_session *s) {
 
 /* Not the snapshot a running job would come back to. */
 static bool droppable(const kvist_session *s, const kv_saved *v) {
-    return !s->job || kv_snapshot_length(v->snap) != s->n;
+    return !s->reading || kv_snapshot_length(v->snap) != s->n;
 }
 
 bool kv_engine_drop_oldest_snapshot(kvist_engine *e) {
@@ -157,7 +157,7 @@ static kv_status replay_runs(kvist_session *s, uint32_t from, uint32_t n, kv_err
     return KVIST_OK;
 }
 
-static void cut_runs(kvist_session *s, uint32_t n) {
+void kv_session_cut_runs(kvist_session *s, uint32_t n) {
     while (s->n_runs && (s->n_runs > 1 ? s->runs[s->n_runs - 2].end : 0) >= n) s->n_runs--;
     if (s->n_runs && s->runs[s->n_runs - 1].end > n) s->runs[s->n_runs - 1].end = n;
     s->point.mass_position = 0; /* the last compression point that is still in the past */
@@ -165,7 +165,7 @@ static void cut_runs(kvist_session *s, uint32_t n) {
         if (s->runs[i].kind == KV_ROWS_PROMPT) s->point.mass_position = s->runs[i].end;
 }
 
-static void forget_all(kvist_session *s) {
+void kv_session_forget(kvist_session *s) {
     kv_seq_clear(s->seq);
     s->n = s->seq->length = 0;
     s->pages_scored = false;
@@ -176,7 +176,7 @@ static void forget_all(kvist_session *s) {
 kv_status kv_session_rewind(kvist_session *s, uint32_t at_most, uint32_t n, kv_error *err) {
     kv_saved *v = kv_session_find_saved(s, at_most);
     s->logits_valid = false;
-    forget_all(s);
+    kv_session_forget(s);
     if (v) {
         KV_TRY(kv_snapshot_restore(v->snap, s->seq, err));
         s->n = s->seq->length = kv_snapshot_length(v->snap);
@@ -197,7 +197,7 @@ kv_status kv_session_truncate_to(kvist_session *s, uint32_t n, kv_error *err) {
     kv_saved *v = kv_session_find_saved(s, n);
     bool exact = v && kv_snapshot_length(v->snap) == n; /* has its logits too */
     if (n && !exact && kv_seq_truncate_free(s->seq, n)) {
-        cut_runs(s, n);
+        kv_session_cut_runs(s, n);
         s->n = s->seq->length = n;
         return KVIST_OK;
     }

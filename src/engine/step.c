@@ -36,6 +36,7 @@ static void step_generated(kvist_engine *e, kvist_session *const *batch, uint32_
     kvist_session *rows[256];
     int32_t ids[256];
     bool want[256];
+    uint32_t before[256];
     kv_status status[256];
     static _Thread_local kv_error errs[256];
     uint32_t m = 0;
@@ -48,6 +49,7 @@ static void step_generated(kvist_engine *e, kvist_session *const *batch, uint32_
         }
         rows[m] = s;
         ids[m] = s->tokens[s->n];
+        before[m] = s->n;
         want[m++] = s->at_todo + 1 == s->n_todo && s->n + 1 == s->todo[s->at_todo].end;
     }
     if (!m) return;
@@ -56,8 +58,14 @@ static void step_generated(kvist_engine *e, kvist_session *const *batch, uint32_
     double seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
     for (uint32_t i = 0; i < m; i++) {
         kvist_session *s = rows[i];
-        if (!status[i])
-            status[i] = kv_session_push_run(s, s->n, KV_ROWS_GENERATED, s->todo[s->at_todo].policy, &errs[i]);
+        if (s->n > before[i]) { /* also when sealing failed after it: the token is there, and can be rolled back */
+            kv_error log_err;
+            kv_status logged = kv_session_push_run(s, s->n, KV_ROWS_GENERATED, s->todo[s->at_todo].policy, &log_err);
+            if (logged && !status[i]) {
+                status[i] = logged;
+                errs[i] = log_err;
+            }
+        }
         if (status[i]) {
             s->err = errs[i];
             finish(s, status[i]);
@@ -77,19 +85,29 @@ static kv_status begin_job(kvist_session *s) {
     const kv_run *r = &s->todo[s->at_todo];
     if (s->n) KV_TRY(kv_session_save(s, &s->err)); /* to come back to when the job fails or is cancelled */
     s->logits_valid = false;
+    s->reading = true;
     return kv_job_create(s, s->n, r->end, &s->policies[r->policy], s->at_todo + 1 == s->n_todo, &s->job, &s->err);
 }
 
-/* A job that stops half way leaves layers in different states: back to where it began. */
+/* A job that stops half way leaves layers in different states: back to where it began, or, when there was no room for a
+ * snapshot there, to the newest one before: a valid, shorter session. */
 static void abandon_job(kvist_session *s) {
-    kv_job_free(&s->job);
-    kv_saved *back = s->n ? kv_session_find_saved(s, s->n) : NULL;
     kv_error ignored;
-    if (s->n == 0)
-        kv_seq_clear(s->seq);
-    else if (back && kv_snapshot_length(back->snap) == s->n)
-        (void)!kv_snapshot_restore(back->snap, s->seq, &ignored);
+    bool touched = s->job != NULL; /* a job that could not be created has changed nothing */
+    kv_job_free(&s->job);
     s->logits_valid = false;
+    if (touched) {
+        kv_saved *back = s->n ? kv_session_find_saved(s, s->n) : NULL;
+        if (!back || kv_snapshot_restore(back->snap, s->seq, &ignored)) {
+            kv_session_forget(s);
+            s->n_runs = 0;
+        } else {
+            s->n = s->seq->length = kv_snapshot_length(back->snap);
+            s->point = back->point;
+            kv_session_cut_runs(s, s->n);
+        }
+    }
+    s->reading = false;
 }
 
 /* Room for what decoding will append, so that no token allocates: lists up to the context's end, squared queries up to
@@ -116,6 +134,7 @@ static kv_status end_job(kvist_session *s) {
     kv_pool_get_stats(s->e->pool, &stats);
     s->bytes_peak = stats.bytes_peak;
     kv_job_free(&s->job);
+    s->reading = false;
     if (s->at_todo >= s->n_replay) s->prefill_tokens += r->end - s->n;
     s->n = r->end;
     s->seq->length = s->n;

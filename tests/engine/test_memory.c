@@ -306,6 +306,51 @@ static void small_budget(void **state) {
     kvist_engine_close(&e);
 }
 
+/* Budgets of every size between nothing and enough: whatever step runs out, the session stays valid and goes on once
+ * there is room. */
+static void every_budget(void **state) {
+    (void)state;
+    static const char *const policies[] = {"full", "full,format=q2s", "kvcompress,rate=3,format=q3", "minikv"};
+    kvist_engine *big = fixture_engine(&fx, (kvist_engine_params){.threads = 1, .n_ctx = 2048, .max_sessions = 2});
+    uint64_t fixed = big->fixed_bytes;
+    kvist_engine_close(&big);
+    uint32_t failed = 0, passed = 0;
+    for (int i = 0; i < 4; i++)
+        for (uint64_t extra = 200u << 10; extra < (4u << 20); extra += 90u << 10) {
+            kvist_engine *e = fixture_engine(
+                &fx, (kvist_engine_params){.threads = 1, .n_ctx = 2048, .max_sessions = 2, .kv_bytes = fixed + extra});
+            kvist_session *s;
+            kvist_error err;
+            kv_error why;
+            int st = kvist_session_create(e, policies[i], &s, &err);
+            for (size_t n = 150; !st && n < 1500; n += 450) {
+                st = kvist_session_sync(s, ids, n, &err);
+                if (st) break;
+                for (size_t k = 0; k < 60 && !st; k++) st = kvist_session_decode(s, ids[n + k], &err);
+            }
+            if (st) assert_int_equal(st, KVIST_E_BUDGET);
+            st ? failed++ : passed++;
+            if (s) {
+                size_t n = kvist_session_length(s);
+                if (!kv_seq_check(s->seq, &why) || !kv_pool_check(e->pool, &why))
+                    fail_msg("%s, %llu bytes: %s", policies[i], (unsigned long long)extra, why.message);
+                assert_int_equal(s->seq->length, n);
+                if (n > 40) {
+                    st = kvist_session_truncate(s, n - 40, &err);
+                    if (st) assert_int_equal(st, KVIST_E_BUDGET); /* a replay may need room too */
+                }
+                assert_int_equal(kvist_session_truncate(s, 0, &err), KVIST_OK);
+                if (kvist_session_sync(s, ids, 30, &err))
+                    fail_msg("%s, %llu bytes: the session is dead: %s", policies[i], (unsigned long long)extra,
+                             err.message);
+            }
+            kvist_session_close(&s);
+            kvist_engine_close(&e);
+        }
+    print_message("%u budgets too small, %u enough\n", failed, passed);
+    assert_true(failed > 20 && passed > 20);
+}
+
 static bool stop_half_way(void *user, uint64_t done, uint64_t total) {
     (void)user;
     return done * 2 < total;
@@ -343,6 +388,7 @@ int main(void) {
                                        cmocka_unit_test(failed_loading),
                                        cmocka_unit_test(decoding_seals_in_order),
                                        cmocka_unit_test(small_budget),
+                                       cmocka_unit_test(every_budget),
                                        cmocka_unit_test(cancelled_prefill)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
