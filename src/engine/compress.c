@@ -9,7 +9,6 @@
 
 #include "base/alloc.h"
 
-#include <math.h>
 #include <string.h>
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -39,30 +38,13 @@ static kv_status settle_tail(kv_job *j, const kv_run_source *src, uint32_t consu
     return KVIST_OK;
 }
 
-static kv_status seal_sinks(kv_sealer *se, const kv_run_source *src, uint32_t n, kv_error *err) {
-    uint32_t p16 = src->st->shape->f16_tokens;
-    for (uint32_t i = 0; i < n; i += p16) {
-        uint32_t m = min_u32(p16, n - i);
-        KV_TRY(kv_sealer_page(se, src, &se->f16, i, NULL, m, INFINITY, KV_PAGE_SINK, NULL, err));
-    }
-    return KVIST_OK;
-}
-
 /* Nothing is evicted: pages at fixed boundaries in position order, leftovers stay in the tail. */
 static kv_status seal_in_order(kv_job *j, kv_sealer *se, const kv_run_source *src, bool first, kv_error *err) {
     kv_stream *st = src->st;
     uint32_t run = st->tail_len + j->n_rows, sink = first ? min_u32(j->lp.sink, run) : 0, P = j->layout.tokens;
     uint32_t fixed = sink + j->lp.recent, pages = kv_seals(&j->lp) && run > fixed ? (run - fixed) / P : 0;
     if (!pages) return settle_tail(j, src, 0, err);
-    KV_TRY(seal_sinks(se, src, sink, err));
-    for (uint32_t i = 0; i < pages; i++) {
-        uint32_t at = sink + i * P;
-        float *q2 = kv_sealer_q2(se);
-        kv_q2_mean(st, st->tail_pos + at + P, q2);
-        KV_TRY(kv_sealer_page(se, src, &j->layout, at, NULL, P, 0.0f, 0, q2, err));
-    }
-    KV_TRY(kv_sealer_flush(se, err)); /* before the tail moves: the sealer reads from it */
-    st->sealed_at = j->start + j->n_rows;
+    KV_TRY(kv_sealer_in_order(se, src, &j->layout, sink, pages, j->start + j->n_rows, err));
     return settle_tail(j, src, sink + pages * P, err);
 }
 
@@ -189,7 +171,7 @@ static kv_status evict_stream(kv_job *j, kv_sealer *se, const kv_run_source *src
                               uint32_t n_cuts, bool first, kv_error *err) {
     float *q2 = kv_sealer_q2(se);
     kv_q2_mean(src->st, j->start + j->n_rows, q2);
-    if (first) KV_TRY(seal_sinks(se, src, sp.sink, err));
+    if (first) KV_TRY(kv_sealer_sinks(se, src, sp.sink, err));
     KV_TRY(j->plan.global ? seal_survivors(j, se, src, head, sp, n_cuts, q2, err)
                           : seal_ranked(j, se, src, head, sp, n_cuts, q2, err));
     KV_TRY(kv_sealer_flush(se, err));
@@ -231,10 +213,7 @@ kv_status kv_job_compress_layer(kv_job *j, kv_error *err) {
     const kv_hparams *hp = &j->e->m->hp;
     kv_sealer se;
     KV_TRY(kv_sealer_init(&se, j->s, j->layer, err));
-    if (j->plan.evict) {
-        j->s->pages_scored = true;
-        return evict_layer(j, &se, err);
-    }
+    if (j->plan.evict) { return evict_layer(j, &se, err); }
     for (uint32_t h = 0; h < hp->n_kv; h++) {
         kv_stream *st = kv_seq_stream(j->s->seq, j->layer, h);
         kv_run_source src = kv_run_source_of(j->s->seq, st, j->kf + (size_t)h * j->n_rows * hp->dk,

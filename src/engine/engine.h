@@ -61,7 +61,6 @@ struct kvist_session {
     bool logits_valid;
     void *sample_scratch;
     kv_point point;
-    bool pages_scored; /* some page's positions are not contiguous */
     uint64_t bytes_peak;
     uint64_t pages_dropped_pressure;
     double prefill_seconds, decode_seconds;

@@ -168,7 +168,6 @@ void kv_session_cut_runs(kvist_session *s, uint32_t n) {
 void kv_session_forget(kvist_session *s) {
     kv_seq_clear(s->seq);
     s->n = s->seq->length = 0;
-    s->pages_scored = false;
     memset(&s->point, 0, sizeof s->point);
     s->point.share_met = true;
 }

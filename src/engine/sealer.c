@@ -72,6 +72,28 @@ kv_status kv_sealer_flush(kv_sealer *se, kv_error *err) {
     return KVIST_OK;
 }
 
+kv_status kv_sealer_sinks(kv_sealer *se, const kv_run_source *src, uint32_t n, kv_error *err) {
+    for (uint32_t i = 0; i < n; i += se->f16.tokens) {
+        uint32_t m = n - i < se->f16.tokens ? n - i : se->f16.tokens;
+        KV_TRY(kv_sealer_page(se, src, &se->f16, i, NULL, m, INFINITY, KV_PAGE_SINK, NULL, err));
+    }
+    return KVIST_OK;
+}
+
+kv_status kv_sealer_in_order(kv_sealer *se, const kv_run_source *src, const kv_page_layout *lay, uint32_t sink,
+                             uint32_t pages, uint32_t length, kv_error *err) {
+    KV_TRY(kv_sealer_sinks(se, src, sink, err));
+    for (uint32_t i = 0; i < pages; i++) {
+        float *q2 = kv_sealer_q2(se);
+        uint32_t at = sink + i * lay->tokens;
+        kv_q2_mean(src->st, src->st->tail_pos + at + lay->tokens, q2);
+        KV_TRY(kv_sealer_page(se, src, lay, at, NULL, lay->tokens, 0.0f, 0, q2, err));
+    }
+    KV_TRY(kv_sealer_flush(se, err));
+    src->st->sealed_at = length;
+    return KVIST_OK;
+}
+
 void kv_trim_window(kvist_session *s, kv_stream *st, uint32_t length) {
     uint32_t window = s->e->m->attn.window;
     if (!window || length <= window) return;
@@ -107,20 +129,9 @@ static kv_status seal_stream(kv_sealer *se, kv_stream *st, const kv_layer_policy
     kvist_session *s = se->s;
     uint32_t sink, pages = sealable(st, lp, lay->tokens, &sink);
     kv_run_source src = kv_run_source_of(s->seq, st, NULL, NULL);
-    for (uint32_t i = 0; i < sink && pages; i += se->f16.tokens) {
-        uint32_t m = sink - i < se->f16.tokens ? sink - i : se->f16.tokens;
-        KV_TRY(kv_sealer_page(se, &src, &se->f16, i, NULL, m, INFINITY, KV_PAGE_SINK, NULL, err));
-    }
-    for (uint32_t i = 0; i < pages; i++) {
-        float *q2 = kv_sealer_q2(se);
-        uint32_t at = sink + i * lay->tokens;
-        kv_q2_mean(st, st->tail_pos + at + lay->tokens, q2);
-        KV_TRY(kv_sealer_page(se, &src, lay, at, NULL, lay->tokens, 0.0f, 0, q2, err));
-    }
     if (!pages) return KVIST_OK;
-    KV_TRY(kv_sealer_flush(se, err));
+    KV_TRY(kv_sealer_in_order(se, &src, lay, sink, pages, s->n, err));
     kv_tail_drop_front(s->seq, st, sink + pages * lay->tokens);
-    st->sealed_at = s->n;
     return KVIST_OK;
 }
 

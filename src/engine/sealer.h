@@ -32,6 +32,12 @@ float *kv_sealer_q2(kv_sealer *se);
  * is full. */
 kv_status kv_sealer_page(kv_sealer *se, const kv_run_source *src, const kv_page_layout *lay, uint32_t at,
                          const uint32_t *idx, uint32_t n, float price, uint8_t flags, const float *q2, kv_error *err);
+/* The run's first n tokens as f16 sink pages. */
+kv_status kv_sealer_sinks(kv_sealer *se, const kv_run_source *src, uint32_t n, kv_error *err);
+/* Position order: the run's first `sink` tokens as sinks, then `pages` whole pages of `lay`; flushes, so that the tail
+ * may move afterwards. length: of the sequence, for rollback. */
+kv_status kv_sealer_in_order(kv_sealer *se, const kv_run_source *src, const kv_page_layout *lay, uint32_t sink,
+                             uint32_t pages, uint32_t length, kv_error *err);
 kv_status kv_sealer_flush(kv_sealer *se, kv_error *err);
 
 /* Sliding-window streams: frees pages and tail tokens that no position >= length can see. */
