@@ -11,12 +11,13 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/cpu.h"
 
 /* Blocks unpacked at a time: 64 x 2 records = 96 KiB a thread, a tenth of a usual L2. */
 #define RANGE_BLOCKS 64u
 /* f32 values of k unpacked at a time: 256 x 2 panels = 32 KiB. A multiple of 32. */
 #define RANGE_K 256u
-/* Rows an item: a multiple of 6; large enough that unpacking a pair (about two rows' work) is under 2 %. */
+/* Rows of activations an item: a multiple of 6; large enough that unpacking a pair (about two rows' work) is under 2 %. */
 #define ITEM_ROWS 192u
 /* Items a thread: dynamic balance against noise, while an item stays well above the cost of taking one (about 50 ns).
  */
@@ -33,13 +34,14 @@ typedef struct mm_scratch {
     uint8_t *memory, *act;
     uint32_t max_rows;
     mm_thread *threads;
-    kv_matmul_wide wide;
 } mm_scratch;
 
 const struct kv_matmul_kernels *kv_matmul_kernels_get(int level) {
 #if defined(__x86_64__)
     if (level >= KV_CPU_AVX512) return &kv_matmul_avx512;
-    if (level == KV_CPU_AVX2) return &kv_matmul_avx2;
+    if (level == KV_CPU_AVX2) return kv_cpu_has_avxvnni() ? &kv_matmul_avxvnni : &kv_matmul_avx2;
+#elif defined(__aarch64__)
+    if (level == KV_CPU_NEON) return &kv_matmul_neon;
 #endif
     return &kv_matmul_ref;
 }
@@ -64,10 +66,6 @@ kv_status kv_matmul_exec_init(kv_cpu_exec *ex, kv_error *err) {
     /* Zeros once: the second panel of an odd pair is computed on what lies there and never stored. */
     memset(s->memory, 0, act + threads * (rec + acc));
     s->act = s->memory;
-    if (kv_matmul_wide_init(&s->wide, p, err)) {
-        kv_matmul_exec_free(ex);
-        return KVIST_E_MEMORY;
-    }
     for (uint32_t t = 0; t < threads; t++) {
         s->threads[t].rec = s->memory + act + t * (rec + acc);
         s->threads[t].acc = (float *)(void *)(s->threads[t].rec + rec);
@@ -78,18 +76,19 @@ kv_status kv_matmul_exec_init(kv_cpu_exec *ex, kv_error *err) {
 void kv_matmul_exec_free(kv_cpu_exec *ex) {
     mm_scratch *s = ex->matmul_scratch;
     if (!s) return;
-    kv_matmul_wide_free(&s->wide);
     kv_free(s->threads);
     kv_free64(s->memory);
     kv_free(s);
     ex->matmul_scratch = NULL;
 }
 
-/* One call's work. Units are pairs of panels, counted over all outputs. */
+/* One call's work. rows: of activations, two for a row of x where wide. Units are pairs of panels, counted over all
+ * outputs. */
 typedef struct mm_job {
     const struct kv_matmul_kernels *kn;
     mm_scratch *s;
     const float *x;
+    bool wide;
     uint32_t rows, k, tile_rows;
     const kv_matmul_out *outs;
     uint32_t n_outs, units, units_per_item, items_per_chunk;
@@ -105,8 +104,9 @@ static void quantize_tile(void *ctx, uint32_t item, uint32_t thread) {
     const mm_job *j = ctx;
     uint32_t T = j->tile_rows;
     uint8_t *act = j->s->act + (size_t)item * (j->k / 32) * KV_ACT_BYTES(T);
-    for (uint32_t r = 0; r < T && item * T + r < j->rows; r++)
-        j->kn->quantize(j->x + (size_t)(item * T + r) * j->k, j->k, T, r, act);
+    uint32_t per = j->wide ? 2 : 1;
+    for (uint32_t r = 0; r < T && item * T + r < j->rows; r += per)
+        j->kn->quantize(j->x + (size_t)((item * T + r) / per) * j->k, j->k, T, r, j->wide, act);
 }
 
 /* A pair of panels times rows [row0, row0 + rows). */
@@ -170,11 +170,13 @@ static void product_item(void *ctx, uint32_t item, uint32_t thread) {
     }
 }
 
-void kv_matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs,
+/* At most max_rows rows of activations. */
+static void product(kv_cpu_exec *ex, const float *x, bool wide, uint32_t rows, uint32_t k, const kv_matmul_out *outs,
                     uint32_t n_outs) {
     mm_job j = {.kn = ex->be->matmul,
                 .s = ex->matmul_scratch,
                 .x = x,
+                .wide = wide,
                 .rows = rows,
                 .k = k,
                 .outs = outs,
@@ -203,12 +205,19 @@ void kv_cpu_matmul(kv_exec *ex_, const float *x, uint32_t rows, uint32_t k, cons
     uint32_t most = s->max_rows;
     assert(n_outs > 0 && n_outs <= 8 && rows <= most);
     if (rows == 0 || rows > most) return;
-    bool coded = true;
-    for (uint32_t i = 0; i < n_outs; i++) coded = coded && outs[i].w->code != KV_CODE_DENSE;
-    if (outs[0].wide && coded && ex->params.precise == 0)
-        kv_matmul_wide_rows(ex, &s->wide, x, rows, k, outs, n_outs, most);
-    else
-        kv_matmul_rows(ex, x, rows, k, outs, n_outs);
+    bool wide = outs[0].wide && ex->params.precise == 0;
+    for (uint32_t i = 0; i < n_outs; i++) wide = wide && outs[i].w->code != KV_CODE_DENSE;
+    uint32_t pass = wide ? most / 2 : most;
+    for (uint32_t r0 = 0; r0 < rows; r0 += pass) {
+        kv_matmul_out part[8];
+        uint32_t n = rows - r0 < pass ? rows - r0 : pass;
+        for (uint32_t i = 0; i < n_outs; i++) {
+            part[i] = outs[i];
+            part[i].y += r0 * outs[i].y_stride;
+            part[i].wide = wide;
+        }
+        product(ex, x + (size_t)r0 * k, wide, wide ? 2 * n : n, k, part, n_outs);
+    }
 }
 
 /* ---- embedding */

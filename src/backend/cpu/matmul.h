@@ -9,6 +9,9 @@
  * (sum_i q_i << zshift)         exact in int32 acc = fma((float)t, s * d, acc);   types with a minimum, after it: acc =
  * fma(m, d * (float)sum_i q_i, acc) f32 (dense weights, or precise >= 1): acc = fma(x[k], w[k], acc) for ascending k.
  *   Then y = acc (+ bias) (+ y).
+ *   wide (16-bit activations): x = Q(x) + Q(x - Q(x)) + rest, two rows of activations for one of y, one after the other
+ *   in a tile: first y = acc (+ y), then y = acc of the second (+ bias) + y. Halves the divergence that rounding
+ *   activations to 8 bits causes, where that hurts most and costs least (docs/decisions.md).
  * A block whose amax is below KV_ACT_TINY counts as zeros (1/amax would overflow); one with inf or NaN gets d = NaN.
  */
 #ifndef KV_BACKEND_CPU_MATMUL_H
@@ -54,41 +57,30 @@ typedef struct kv_mm_tile {
     float *acc;       /* [rows][2][16] carried between k ranges */
     bool first, last; /* first range of k: acc starts as 0; last: y is written */
     const kv_matmul_out *out;
-    uint32_t row0, panel; /* y row of the first row; first panel */
+    uint32_t row0, panel; /* row of activations the first row is; first panel */
 } kv_mm_tile;
 
 struct kv_matmul_kernels {
     const char *name;
     uint32_t stream_rows; /* rows gemv takes; more go by unpack and tile */
-    /* Quantizes row r of a tile of T rows: x[k], k a multiple of 32, into act (the tile's first block). */
-    void (*quantize)(const float *x, uint32_t k, uint32_t T, uint32_t r, uint8_t *act);
+    /* Quantizes row r of a tile of T rows: x[k], k a multiple of 32, into act (the tile's first block). wide: x minus
+     * what that row says becomes row r + 1. */
+    void (*quantize)(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wide, uint8_t *act);
     /* Blocks b0 .. b0+nb of a panel into records `stride` bytes apart. */
     void (*unpack)(const kv_weight *w, uint32_t panel, uint32_t b0, uint32_t nb, uint8_t *rec, size_t stride);
     /* k values k0 .. k0+nk (multiples of 32 for codes) of a panel as f32: w[i * 32 .. + 16). */
     void (*unpack_f32)(const kv_weight *w, uint32_t panel, uint32_t k0, uint32_t nk, float *y);
     void (*tile)(const kv_mm_tile *t);
     void (*tile_f32)(const kv_mm_tile *t);
-    /* Few rows (1 .. stream_rows): panels [p0, p1) straight from the packed form. act: tiles of T = 6, for one row T
-     * = 1. */
+    /* Few rows of activations (1 .. stream_rows): panels [p0, p1) straight from the packed form. act: tiles of T = 6,
+     * for one row T = 1. */
     void (*gemv)(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows);
     /* Dense weights, one row. */
     void (*gemv_f32)(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const float *x);
 };
 
-extern const struct kv_matmul_kernels kv_matmul_ref, kv_matmul_avx2, kv_matmul_avx512;
-
-/* ---- 16-bit activations (matmul_wide.c): scratch, and the product by two 8-bit rows for one. */
-typedef struct kv_matmul_wide {
-    float *x, *y;
-    size_t floats;
-} kv_matmul_wide;
-kv_status kv_matmul_wide_init(kv_matmul_wide *s, const kv_exec_params *p, kv_error *err) KV_WARN_UNUSED;
-void kv_matmul_wide_free(kv_matmul_wide *s);
-void kv_matmul_wide_rows(kv_cpu_exec *ex, const kv_matmul_wide *s, const float *x, uint32_t rows, uint32_t k,
-                         const kv_matmul_out *outs, uint32_t n_outs, uint32_t max_rows);
-/* The plain product (matmul.c), at most the scratch's max_rows rows. */
-void kv_matmul_rows(kv_cpu_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs,
-                    uint32_t n_outs);
+extern const struct kv_matmul_kernels kv_matmul_ref, kv_matmul_avx2, kv_matmul_avxvnni, kv_matmul_avx512,
+    kv_matmul_neon;
 
 /* Lanes of a panel that are outputs. */
 static inline uint32_t kv_mm_lanes(const kv_weight *w, uint32_t panel) {

@@ -113,6 +113,7 @@ KV_INLINE void scales(const int scale, const planes *p, uint32_t b, const int g,
 
 typedef struct sink {
     float *y;
+    size_t stride;
     const float *bias;
     bool accumulate;
     __mmask16 mask;
@@ -120,14 +121,27 @@ typedef struct sink {
 
 KV_INLINE sink sink_of(const kv_matmul_out *out, uint32_t panel) {
     uint32_t lanes = kv_mm_lanes(out->w, panel);
-    return (sink){out->y + (size_t)panel * KV_PANEL, out->bias ? out->bias + (size_t)panel * KV_PANEL : NULL,
-                  out->accumulate, (__mmask16)((1u << lanes) - 1)};
+    return (sink){out->y + (size_t)panel * KV_PANEL,
+                  out->y_stride,
+                  out->bias ? out->bias + (size_t)panel * KV_PANEL : NULL,
+                  out->accumulate,
+                  (__mmask16)((1u << lanes) - 1)};
 }
 
-KV_INLINE void finish(const sink *s, size_t offset, __m512 acc) {
+KV_INLINE void finish(const sink *s, uint32_t row, __m512 acc) {
+    float *y = s->y + row * s->stride;
     if (s->bias) acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(s->mask, s->bias));
-    if (s->accumulate) acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(s->mask, s->y + offset));
-    _mm512_mask_storeu_ps(s->y + offset, s->mask, acc);
+    if (s->accumulate) acc = _mm512_add_ps(acc, _mm512_maskz_loadu_ps(s->mask, y));
+    _mm512_mask_storeu_ps(y, s->mask, acc);
+}
+
+/* The two rows of activations of row `row` of y, in registers: what a masked store has written cannot be loaded again
+ * before it has left the core's store queue. */
+KV_INLINE void finish_wide(const sink *s, uint32_t row, __m512 first, __m512 second) {
+    float *y = s->y + row * s->stride;
+    if (s->bias) second = _mm512_add_ps(second, _mm512_maskz_loadu_ps(s->mask, s->bias));
+    if (s->accumulate) first = _mm512_add_ps(first, _mm512_maskz_loadu_ps(s->mask, y));
+    _mm512_mask_storeu_ps(y, s->mask, _mm512_add_ps(second, first));
 }
 
 /* matmul_stream_avx512.c */

@@ -9,36 +9,44 @@
 #include "backend/cpu/matmul.h"
 #include "base/half.h"
 
-static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, uint8_t *act) {
+/* One block; rest[32] = x - d q, which is 0 or NaN where x counts as zeros or is not finite. */
+static void quantize_block(const float *x, uint32_t T, uint32_t r, uint8_t *act, float *rest) {
+    uint32_t top = 0; /* greatest |x| as bits: NaN above inf above numbers, whatever the order */
+    for (int i = 0; i < 32; i++) {
+        uint32_t u = kv_f32_bits(x[i]) & 0x7fffffffu;
+        top = u > top ? u : top;
+    }
+    float amax = kv_bits_f32(top), d = 0, id = 0;
+    if (top >= 0x7f800000u) {
+        d = NAN;
+    } else if (amax > KV_ACT_TINY) {
+        d = amax / 127.0f;
+        id = 127.0f / amax;
+    }
+    int32_t sum[2] = {0, 0};
+    for (uint32_t i = 0; i < 32; i++) {
+        int8_t q = id > 0 ? (int8_t)rintf(x[i] * id) : 0;
+        sum[i / 16] += q;
+        act[(i / 4) * 4 * T + 4 * r + i % 4] = (uint8_t)q;
+        rest[i] = x[i] - d * (float)q;
+    }
+    int32_t all = sum[0] + sum[1];
+    float f[4] = {d, d * (float)all, d * (float)sum[0], d * (float)sum[1]};
+    int32_t n[3] = {-all, -sum[0], -sum[1]};
+    memcpy(act + KV_ACT_D(T) + 4 * r, &f[0], 4);
+    memcpy(act + KV_ACT_DSUM(T) + 4 * r, &f[1], 4);
+    memcpy(act + KV_ACT_NSUM(T) + 4 * r, &n[0], 4);
+    for (uint32_t g = 0; g < 2; g++) {
+        memcpy(act + KV_ACT_DSUM16(T) + 4 * (g * T + r), &f[2 + g], 4);
+        memcpy(act + KV_ACT_NSUM16(T) + 4 * (g * T + r), &n[1 + g], 4);
+    }
+}
+
+static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wide, uint8_t *act) {
+    float rest[32], unused[32];
     for (uint32_t b = 0; b < k / 32; b++, act += KV_ACT_BYTES(T), x += 32) {
-        uint32_t top = 0; /* greatest |x| as bits: NaN above inf above numbers, whatever the order */
-        for (int i = 0; i < 32; i++) {
-            uint32_t u = kv_f32_bits(x[i]) & 0x7fffffffu;
-            top = u > top ? u : top;
-        }
-        float amax = kv_bits_f32(top), d = 0, id = 0;
-        if (top >= 0x7f800000u) {
-            d = NAN;
-        } else if (amax > KV_ACT_TINY) {
-            d = amax / 127.0f;
-            id = 127.0f / amax;
-        }
-        int32_t sum[2] = {0, 0};
-        for (uint32_t i = 0; i < 32; i++) {
-            int8_t q = id > 0 ? (int8_t)rintf(x[i] * id) : 0;
-            sum[i / 16] += q;
-            act[(i / 4) * 4 * T + 4 * r + i % 4] = (uint8_t)q;
-        }
-        int32_t all = sum[0] + sum[1];
-        float f[4] = {d, d * (float)all, d * (float)sum[0], d * (float)sum[1]};
-        int32_t n[3] = {-all, -sum[0], -sum[1]};
-        memcpy(act + KV_ACT_D(T) + 4 * r, &f[0], 4);
-        memcpy(act + KV_ACT_DSUM(T) + 4 * r, &f[1], 4);
-        memcpy(act + KV_ACT_NSUM(T) + 4 * r, &n[0], 4);
-        for (uint32_t g = 0; g < 2; g++) {
-            memcpy(act + KV_ACT_DSUM16(T) + 4 * (g * T + r), &f[2 + g], 4);
-            memcpy(act + KV_ACT_NSUM16(T) + 4 * (g * T + r), &n[1 + g], 4);
-        }
+        quantize_block(x, T, r, act, rest);
+        if (wide) quantize_block(rest, T, r + 1, act, unused);
     }
 }
 
@@ -89,10 +97,12 @@ static void unpack_f32(const kv_weight *w, uint32_t panel, uint32_t k0, uint32_t
         }
 }
 
+/* Row of activations `row`, output o. */
 static void finish(const kv_matmul_out *out, uint32_t row, uint32_t o, float acc) {
-    float *y = out->y + row * out->y_stride + o;
-    if (out->bias) acc += out->bias[o];
-    *y = out->accumulate ? acc + *y : acc;
+    bool second = out->wide && row % 2;
+    float *y = out->y + (out->wide ? row / 2 : row) * out->y_stride + o;
+    if (out->bias && second == out->wide) acc += out->bias[o];
+    *y = out->accumulate || second ? acc + *y : acc;
 }
 
 static float f32_at(const uint8_t *p) {
@@ -153,6 +163,7 @@ static void tile(const kv_mm_tile *t) {
 
 static void gemv(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows) {
     const kv_weight *w = out->w;
+    (void)rows; /* 1: stream_rows */
     for (uint32_t p = p0; p < p1; p++) {
         float acc[KV_PANEL] = {0};
         for (uint32_t b = 0; b < w->nb; b++) {

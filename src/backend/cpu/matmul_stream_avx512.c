@@ -53,9 +53,15 @@ KV_INLINE void stream_body(const int code, const int scale, const int zshift, co
         }
     }
     const sink o = sink_of(out, panel);
+    if (R > 1 && out->wide) {
+        KV_UNROLL
+        for (int r = 0; r + 1 < R; r += 2)
+            if ((uint32_t)r < rows) finish_wide(&o, (row0 + (uint32_t)r) / 2, acc[r], acc[r + 1]);
+        return;
+    }
     KV_UNROLL
     for (int r = 0; r < R; r++)
-        if ((uint32_t)r < rows) finish(&o, (row0 + (uint32_t)r) * out->y_stride, acc[r]);
+        if ((uint32_t)r < rows) finish(&o, row0 + (uint32_t)r, acc[r]);
 }
 
 /* Tiles of six rows take the panel one after the other, from the second on out of L1. */
