@@ -224,6 +224,8 @@ typedef struct kvist_report {
     uint64_t pages_by_format[KVIST_MAX_FORMATS];
     uint64_t pages_dropped_pressure;
     double prefill_seconds, decode_seconds; /* spent inside sync and decode calls */
+    double score_seconds; /* of prefill_seconds: column sums of attention, for scores and retained mass */
+    double seal_seconds;  /* of prefill_seconds: ranking, selecting, encoding pages, settling tails */
     uint64_t prefill_tokens, decode_tokens;
 } kvist_report;
 /* Any thread. */

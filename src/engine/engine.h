@@ -63,7 +63,7 @@ struct kvist_session {
     kv_point point;
     uint64_t bytes_peak;
     uint64_t pages_dropped_pressure;
-    double prefill_seconds, decode_seconds;
+    double prefill_seconds, decode_seconds, score_seconds, seal_seconds;
     uint64_t prefill_tokens, decode_tokens;
     atomic_bool cancel;
     kvist_progress_fn progress;

@@ -52,6 +52,7 @@ struct kv_job {
     kv_page_layout layout;
     kv_score_need need;
     uint64_t charged;
+    double score_seconds, seal_seconds; /* of the step just made */
 };
 
 /* ---- compress.c: seals and evicts the present layer's streams; finishes masses after the last layer */

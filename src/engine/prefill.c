@@ -3,6 +3,7 @@
 #include "engine/job.h"
 
 #include "base/alloc.h"
+#include "base/os.h"
 
 #include <string.h>
 
@@ -199,23 +200,43 @@ static kv_status begin_layer(kv_job *j, kv_error *err) {
     return KVIST_OK;
 }
 
+/* Rows whose attention is summed: by the score, by that or the retained mass. */
+static uint32_t votes_from(const kv_job *j) {
+    if (!j->need.pass) return j->n_rows;
+    return j->need.all_rows ? 0 : j->n_rows - min_u32(j->n_rows, j->need.window);
+}
+static uint32_t first_scored(const kv_job *j) { return min_u32(votes_from(j), j->n_rows - j->mass_rows); }
+
+/* Position of the first row whose logits somebody wants: rows_first, else the last one. */
+static uint32_t first_logits(const kv_job *j) {
+    const kvist_session *s = j->s;
+    uint32_t end = j->start + j->n_rows;
+    if (!s->rows_fn || s->rows_first >= end) return end - 1;
+    return s->rows_first > j->start ? (uint32_t)s->rows_first : j->start;
+}
+
 static void column_sums(kv_job *j, const kv_attn_chunk *c) {
-    uint32_t mass_from = j->n_rows - j->mass_rows;
-    uint32_t row_from = !j->need.pass      ? j->n_rows
-                        : j->need.all_rows ? 0
-                                           : j->n_rows - min_u32(j->n_rows, j->need.window);
-    uint32_t from = min_u32(mass_from, row_from);
-    if (c->row0 + c->n_rows <= from) return;
+    if (c->row0 + c->n_rows <= first_scored(j)) return;
     kv_attn_colsum cs = {.c = *c,
-                         .row_from = row_from,
+                         .row_from = votes_from(j),
                          .stride = j->need.stride ? j->need.stride : 1,
                          .square = j->need.square,
                          .sums = j->need.pass ? j->sums : NULL,
                          .sums_stride = j->stride,
-                         .mass_from = mass_from,
+                         .mass_from = j->n_rows - j->mass_rows,
                          .mass = j->mass,
                          .sink_mass = j->sink_mass};
+    uint64_t t0 = kv_os_now_ns();
     j->e->m->be->ops->attn_colsum(j->e->f.ex, &j->e->m->attn, &cs);
+    j->score_seconds += (double)(kv_os_now_ns() - t0) * 1e-9;
+}
+
+/* First row of the sync whose output the present layer owes: all but in the last layer, where only rows with logits and
+ * rows that a score looks at are read from again. Keys and values are made of every row. */
+static uint32_t first_needed(const kv_job *j) {
+    if (j->layer + 1 < j->e->m->hp.n_layers) return 0;
+    uint32_t from = j->last ? first_logits(j) - j->start : j->n_rows;
+    return j->plan.evict ? min_u32(from, first_scored(j)) : from;
 }
 
 static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
@@ -232,21 +253,24 @@ static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
     if (row0 < j->q2_rows)
         ops->q_squares(f->ex, f->q, min_u32(n, j->q2_rows - row0), hp->n_q, hp->n_kv, hp->dk,
                        j->q2 + (size_t)row0 * hp->n_kv * hp->dk);
+    uint32_t needed = first_needed(j), skip = needed > row0 ? min_u32(needed - row0, n) : 0;
+    if (skip == n) return;
     kv_attn_chunk c = {.pool = e->pool,
                        .streams = kv_seq_stream(j->s->seq, j->layer, 0),
                        .k = j->kf,
                        .v = j->vf,
                        .head_stride = j->n_rows,
                        .first_pos = j->start,
-                       .row0 = row0,
-                       .n_rows = n,
-                       .q = f->q,
+                       .row0 = row0 + skip,
+                       .n_rows = n - skip,
+                       .q = f->q + (size_t)skip * hp->n_q * hp->dk,
                        .out = f->att,
                        .lse = f->lse};
     ops->attn_prefill(f->ex, &m->attn, &c);
     if (j->plan.evict) column_sums(j, &c);
-    kv_part_attn_out(f, l, x, n);
-    kv_part_ffn(f, l, x, n);
+    x += (size_t)skip * hp->n_embd;
+    kv_part_attn_out(f, l, x, n - skip);
+    kv_part_ffn(f, l, x, n - skip);
 }
 
 /* Rows of the next micro-step: ubatch at most, fewer when a layer is large or the context long, so that a step stays
@@ -263,14 +287,12 @@ static uint32_t step_rows(const kv_job *j) {
     return rows >= most ? most : rows < LEAST_ROWS ? min_u32(LEAST_ROWS, most) : (uint32_t)rows;
 }
 
-/* Logits of the rows somebody wants: all from rows_first on (in batches), else the last one. */
+/* Logits of the wanted rows, in batches. */
 static bool head_rows(kv_job *j) {
     kvist_session *s = j->s;
     const kv_hparams *hp = &j->e->m->hp;
-    uint32_t end = j->start + j->n_rows;
-    uint32_t from = end - 1;
-    if (s->rows_fn && s->rows_first < end) from = s->rows_first > j->start ? (uint32_t)s->rows_first : j->start;
-    if (j->row < from - j->start) j->row = from - j->start;
+    uint32_t from = first_logits(j) - j->start;
+    if (j->row < from) j->row = from;
     uint32_t n = min_u32(min_u32(HEAD_ROWS, j->e->p.max_sessions), j->n_rows - j->row);
     kv_part_head(&j->e->f, j->x + (size_t)j->row * hp->n_embd, n, j->e->batch_logits);
     for (uint32_t i = 0; i < n; i++) {
@@ -290,6 +312,7 @@ static bool report_progress(kv_job *j) {
 
 kv_status kv_job_step(kv_job *j, bool *done, kv_error *err) {
     *done = false;
+    j->score_seconds = j->seal_seconds = 0;
     switch (j->phase) {
     case KV_JOB_EMBED:
         embed_rows(j);
@@ -303,8 +326,10 @@ kv_status kv_job_step(kv_job *j, bool *done, kv_error *err) {
         if (j->row == j->n_rows) j->phase = KV_JOB_COMPRESS;
         return KVIST_OK;
     }
-    case KV_JOB_COMPRESS:
+    case KV_JOB_COMPRESS: {
+        uint64_t t0 = kv_os_now_ns();
         KV_TRY(kv_job_compress_layer(j, err));
+        j->seal_seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
         j->row = 0;
         j->layer++;
         j->phase = KV_JOB_ROWS;
@@ -313,6 +338,7 @@ kv_status kv_job_step(kv_job *j, bool *done, kv_error *err) {
         j->phase = j->last ? KV_JOB_HEAD : KV_JOB_DONE;
         *done = !j->last;
         return KVIST_OK;
+    }
     case KV_JOB_HEAD:
         *done = head_rows(j);
         if (*done) j->phase = KV_JOB_DONE;

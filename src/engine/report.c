@@ -60,6 +60,8 @@ void kvist_session_report(const kvist_session *cs, kvist_report *out) {
     out->pages_dropped_pressure = s->pages_dropped_pressure;
     out->prefill_seconds = s->prefill_seconds;
     out->decode_seconds = s->decode_seconds;
+    out->score_seconds = s->score_seconds;
+    out->seal_seconds = s->seal_seconds;
     out->prefill_tokens = s->prefill_tokens;
     out->decode_tokens = s->decode_tokens;
     kv_engine_leave(s->e);

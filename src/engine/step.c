@@ -3,7 +3,7 @@
  * Who leads, and what a step does. A caller queues its session(s) and either leads (runs steps until its own are done)
  * or waits. Results never depend on which sessions share a step (DESIGN 2), so no order here is visible but speed.
  */
-#include "engine/engine.h"
+#include "engine/job.h"
 
 #include "base/os.h"
 
@@ -151,6 +151,10 @@ static void step_prompt(kvist_session *s) {
     if (cancelled(s)) st = s->status;
     if (!st && !s->job) st = begin_job(s);
     if (!st) st = kv_job_step(s->job, &done, &s->err);
+    if (!st && counts) {
+        s->score_seconds += s->job->score_seconds;
+        s->seal_seconds += s->job->seal_seconds;
+    }
     if (st) {
         abandon_job(s);
         finish(s, st);

@@ -70,6 +70,25 @@ static void *work(void *arg) {
     return NULL;
 }
 
+static void ignore_row(void *user, size_t position, const float *logits) { (void)user, (void)position, (void)logits; }
+
+/* Rows whose logits nobody wants are not computed in the last layer: that changes no row that is, nor the cache. */
+static void rows_nobody_wants(void **state) {
+    (void)state;
+    for (int i = 0; i < FIXTURE_POLICIES; i++) {
+        uint64_t want = solo(fixture_policies[i], ids[1], (kvist_engine_params){.threads = 2, .ubatch = 64});
+        for (size_t first = 0; first < PROMPT; first += 150) {
+            kvist_engine *e = fixture_engine(&fx, (kvist_engine_params){.threads = 2, .ubatch = 64});
+            kvist_session *s = fixture_session(e, fixture_policies[i]);
+            kvist_error err;
+            if (kvist_session_sync_rows(s, ids[1], PROMPT, first, ignore_row, NULL, &err)) fail_msg("%s", err.message);
+            if (script(s, ids[1]) != want) fail_msg("%s: rows from %zu wanted differ", fixture_policies[i], first);
+            kvist_session_close(&s);
+            kvist_engine_close(&e);
+        }
+    }
+}
+
 /* Eight sessions of mixed policies, each in its own thread, twice (the second time on reused pages). */
 static void mixed_company(void **state) {
     (void)state;
@@ -198,6 +217,7 @@ static void logits_come_back(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(threads_and_microsteps), cmocka_unit_test(mixed_company), cmocka_unit_test(batched_decode),
-        cmocka_unit_test(syncs_in_pieces),        cmocka_unit_test(rollback),      cmocka_unit_test(logits_come_back)};
+        cmocka_unit_test(syncs_in_pieces),        cmocka_unit_test(rollback),      cmocka_unit_test(logits_come_back),
+        cmocka_unit_test(rows_nobody_wants)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
