@@ -124,7 +124,6 @@ static kv_status make_shapes(kv_model *m, kv_error *err) {
 
 static kv_status load_text(kv_model *m, kv_error *err) {
     KV_TRY(kv_tokenizer_create(m->gguf, &m->tok, err));
-    m->hp.n_vocab = (uint32_t)kv_tokenizer_size(m->tok);
     if (kv_gguf_has(m->gguf, "general.name")) KV_TRY(kv_gguf_str(m->gguf, "general.name", &m->name, NULL, err));
     if (kv_gguf_has(m->gguf, "tokenizer.chat_template"))
         KV_TRY(kv_gguf_str(m->gguf, "tokenizer.chat_template", &m->jinja, NULL, err));
@@ -132,15 +131,23 @@ static kv_status load_text(kv_model *m, kv_error *err) {
     return KVIST_OK;
 }
 
-static kv_status load_all(loader *ld) {
+static kv_status load_shape(loader *ld) {
     kv_model *m = ld->m;
-    const char *arch;
+    const char *arch, *const *words;
+    const uint32_t *lens;
+    size_t n_words;
     KV_TRY(kv_gguf_str(m->gguf, "general.architecture", &arch, NULL, ld->err));
     m->arch = kv_arch_find(arch);
     if (!m->arch) KV_FAIL(ld->err, UNSUPPORTED, "architecture '%s' (built: %s)", arch, kv_arch_names());
     KV_TRY(kv_hparams_read(m->gguf, m->arch, &m->hp, &m->rope, ld->err));
-    KV_TRY(load_text(m, ld->err));
-    KV_TRY(make_shapes(m, ld->err));
+    KV_TRY(kv_gguf_str_array(m->gguf, "tokenizer.ggml.tokens", &words, &lens, &n_words, ld->err));
+    if (n_words > INT32_MAX / 2) KV_FAIL(ld->err, FORMAT, "tokenizer.ggml.tokens: %zu tokens", n_words);
+    m->hp.n_vocab = (uint32_t)n_words;
+    return make_shapes(m, ld->err);
+}
+
+static kv_status load_tensors(loader *ld) {
+    kv_model *m = ld->m;
     m->layers = kv_calloc(m->hp.n_layers, sizeof *m->layers);
     if (!m->layers) KV_FAIL(ld->err, MEMORY, "%u layers", m->hp.n_layers);
     KV_TRY(load_matrix(ld, "token_embd.weight", m->hp.n_embd, m->hp.n_vocab, true, &m->embed));
@@ -156,6 +163,34 @@ static kv_status load_all(loader *ld) {
     const kv_type_info *ti = kv_type_get(best);
     snprintf(m->type_name, sizeof m->type_name, "%s", ti ? ti->name : "?");
     return KVIST_OK;
+}
+
+/* The vocabulary's index is one thread's work of about a quarter of the loading: it is made while weights are packed. */
+typedef struct parts {
+    loader *ld;
+    kv_status text, tensors;
+    kv_error text_err;
+} parts;
+
+static void load_part(void *ctx, uint32_t item, uint32_t thread) {
+    parts *p = ctx;
+    (void)thread;
+    if (item == 0)
+        p->text = load_text(p->ld->m, &p->text_err);
+    else
+        p->tensors = load_tensors(p->ld);
+}
+
+static kv_status load_all(loader *ld) {
+    kv_threads *two;
+    KV_TRY(load_shape(ld));
+    KV_TRY(kv_threads_create(kv_threads_count(ld->threads) > 1 ? 2 : 1, &two, ld->err));
+    parts p = {.ld = ld};
+    kv_threads_run(two, load_part, &p, 2);
+    kv_threads_free(&two);
+    if (!p.text) return p.tensors;
+    if (ld->err) *ld->err = p.text_err;
+    return p.text;
 }
 
 /* Identity for snapshots and save files: header and the first MiB say enough to tell two models apart, sizes the rest.

@@ -6,7 +6,10 @@
 #include "backend/cpu/cpu.h"
 #include "base/alloc.h"
 
-static void backend_close(kv_backend *be) { kv_free(be); }
+static void backend_close(kv_backend *be) {
+    kv_cpu_weights_unmap((kv_cpu_backend *)be);
+    kv_free(be);
+}
 
 static void exec_free(kv_exec *ex_) {
     kv_cpu_exec *ex = kv_cpu_exec_of(ex_);

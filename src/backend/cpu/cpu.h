@@ -21,9 +21,12 @@ struct kv_attn_kernels;
 struct kv_encode_kernels;
 struct kv_elem_kernels;
 
+typedef struct kv_weight_region kv_weight_region; /* pack.c: where weights lie */
+
 typedef struct kv_cpu_backend {
     kv_backend base;
     int level;
+    kv_weight_region *weights; /* newest first; unmapped when the backend closes */
     const struct kv_matmul_kernels *matmul;
     const struct kv_attn_kernels *attn;
     const struct kv_encode_kernels *encode;
@@ -50,6 +53,7 @@ kv_status kv_cpu_weight_create(kv_backend *be, const kv_tensor *src, kv_threads 
                                kv_error *err);
 void kv_cpu_weight_free(kv_backend *be, kv_weight *w);
 uint64_t kv_cpu_weight_bytes(const kv_weight *w);
+void kv_cpu_weights_unmap(kv_cpu_backend *be);
 void kv_cpu_embed(kv_exec *ex, const kv_weight *w, const int32_t *ids, uint32_t n, float *y);
 void kv_cpu_matmul(kv_exec *ex, const float *x, uint32_t rows, uint32_t k, const kv_matmul_out *outs, uint32_t n_outs);
 

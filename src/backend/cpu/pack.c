@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Builds packed weights from a tensor, panel by panel in parallel, and reads them back plainly.
- * Owns: kv_weight's memory. Must not know: the block formats of the file (pack_types.c), kernels.
+ * Owns: kv_weight's memory, which lies in regions of the backend. Must not know: the block formats of the file (pack_types.c), kernels.
  * Invariant: unpacking gives the bits the file's type decodes to; padding outputs of the last panel have scale 0.
  */
 #include <assert.h>
@@ -11,6 +11,7 @@
 #include "backend/cpu/pack.h"
 #include "base/alloc.h"
 #include "base/half.h"
+#include "base/os.h"
 
 static size_t align64(size_t x) { return (x + 63) & ~(size_t)63; }
 
@@ -60,52 +61,70 @@ static void lay_out(kv_weight *w) {
 
 /* ---- writing */
 
-static void or_word(uint8_t *p, uint32_t v) {
-    uint32_t u;
-    memcpy(&u, p, 4);
-    u |= v;
-    memcpy(p, &u, 4);
-}
+/* One block of a panel as it is gathered: quad j of output o, and the scales. */
+typedef struct pack_block {
+    uint32_t quad[8][KV_PANEL];
+    uint16_t d[KV_PANEL], m[KV_PANEL];
+    uint8_t sc[2][KV_PANEL], scm[KV_PANEL];
+} pack_block;
 
-/* Writes the codes of block b, lane o into the planes (which start as zeros). */
-static void put_codes(const kv_weight *w, uint8_t *panel, uint32_t b, uint32_t o, const uint8_t *codes) {
-    uint8_t *lo = panel + (size_t)b * kv_code_lo_bytes(w->code) + 4 * o;
-    uint8_t *hi = panel + w->off_hi + (size_t)b * kv_code_hi_bytes(w->code) + 4 * o;
-    for (uint32_t j = 0; j < 8; j++) {
-        uint32_t q;
-        memcpy(&q, codes + 4 * j, 4);
-        switch (w->code) {
-        case KV_CODE_8:
-            or_word(lo + 64 * j, q);
-            break;
-        case KV_CODE_2:
-            or_word(lo + 64 * (j >> 2), q << (2 * (j & 3)));
-            break;
-        case KV_CODE_3:
-            or_word(lo + 64 * (j >> 2), (q & 0x03030303u) << (2 * (j & 3)));
-            or_word(hi, ((q >> 2) & 0x01010101u) << j);
-            break;
-        default:
-            or_word(lo + 64 * (j >> 1), (q & 0x0f0f0f0fu) << (4 * (j & 1)));
-            if (w->code == KV_CODE_5) or_word(hi, ((q >> 4) & 0x01010101u) << j);
-            if (w->code == KV_CODE_6) or_word(hi + 64 * (j >> 2), ((q >> 4) & 0x03030303u) << (2 * (j & 3)));
-        }
+static void gather_block(const kv_weight *w, const uint8_t *rows, size_t row_bytes, uint32_t n, uint32_t b,
+                         pack_block *p) {
+    for (uint32_t o = 0; o < n; o++) {
+        kv_pack_row r;
+        uint32_t q[8];
+        kv_pack_decode(w->type, rows + o * row_bytes, b, &r);
+        memcpy(q, r.codes, sizeof q);
+        for (uint32_t j = 0; j < 8; j++) p->quad[j][o] = q[j];
+        p->d[o] = r.d;
+        p->m[o] = r.m;
+        p->sc[0][o] = r.sc[0];
+        p->sc[1][o] = r.sc[1];
+        p->scm[o] = r.scm;
     }
 }
 
-static void put_scales(const kv_weight *w, uint8_t *panel, uint32_t b, uint32_t o, const kv_pack_row *r) {
+/* dst[o] = the masked bits of `per` quads from quad j0, each `step` bits above the one before. */
+static void put_plane(uint8_t *dst, const pack_block *p, uint32_t j0, uint32_t per, uint32_t step, uint32_t shift,
+                      uint32_t mask) {
+    uint32_t line[KV_PANEL];
+    for (uint32_t o = 0; o < KV_PANEL; o++) line[o] = (p->quad[j0][o] >> shift) & mask;
+    for (uint32_t j = 1; j < per; j++)
+        for (uint32_t o = 0; o < KV_PANEL; o++) line[o] |= ((p->quad[j0 + j][o] >> shift) & mask) << (step * j);
+    memcpy(dst, line, sizeof line);
+}
+
+static void put_codes(const kv_weight *w, uint8_t *panel, uint32_t b, const pack_block *p) {
+    const uint32_t all = 0xffffffffu, nibble = 0x0f0f0f0fu, pair = 0x03030303u, bit = 0x01010101u;
+    uint8_t *lo = panel + (size_t)b * kv_code_lo_bytes(w->code);
+    uint8_t *hi = panel + w->off_hi + (size_t)b * kv_code_hi_bytes(w->code);
+    switch (w->code) {
+    case KV_CODE_8:
+        for (uint32_t j = 0; j < 8; j++) put_plane(lo + 64 * j, p, j, 1, 0, 0, all);
+        break;
+    case KV_CODE_2:
+    case KV_CODE_3:
+        for (uint32_t j = 0; j < 8; j += 4) put_plane(lo + 16 * j, p, j, 4, 2, 0, pair);
+        if (w->code == KV_CODE_3) put_plane(hi, p, 0, 8, 1, 2, bit);
+        break;
+    default:
+        for (uint32_t j = 0; j < 8; j += 2) put_plane(lo + 32 * j, p, j, 2, 4, 0, nibble);
+        if (w->code == KV_CODE_5) put_plane(hi, p, 0, 8, 1, 4, bit);
+        if (w->code == KV_CODE_6)
+            for (uint32_t j = 0; j < 8; j += 4) put_plane(hi + 16 * j, p, j, 4, 2, 4, pair);
+    }
+}
+
+static void put_scales(const kv_weight *w, uint8_t *panel, uint32_t b, const pack_block *p) {
     bool k = kv_scale_is_k(w->scale);
-    size_t at = ((size_t)(k ? b / 8 : b) * KV_PANEL + o) * 2;
-    memcpy(panel + w->off_d + at, &r->d, 2);
-    if (kv_scale_has_min(w->scale)) memcpy(panel + w->off_m + at, &r->m, 2);
-    if (!k) return;
-    if (kv_scale_is_g16(w->scale)) {
-        panel[w->off_sc + (2 * (size_t)b) * KV_PANEL + o] = r->sc[0];
-        panel[w->off_sc + (2 * (size_t)b + 1) * KV_PANEL + o] = r->sc[1];
-    } else {
-        panel[w->off_sc + (size_t)b * KV_PANEL + o] = r->sc[0];
-    }
-    if (w->scale == KV_SC_KM) panel[w->off_scm + (size_t)b * KV_PANEL + o] = r->scm;
+    size_t at = (size_t)(k ? b / 8 : b) * KV_PANEL * 2, one = (size_t)b * KV_PANEL;
+    memcpy(panel + w->off_d + at, p->d, sizeof p->d);
+    if (kv_scale_has_min(w->scale)) memcpy(panel + w->off_m + at, p->m, sizeof p->m);
+    if (kv_scale_is_g16(w->scale))
+        memcpy(panel + w->off_sc + 2 * one, p->sc, sizeof p->sc);
+    else if (k)
+        memcpy(panel + w->off_sc + one, p->sc[0], KV_PANEL);
+    if (w->scale == KV_SC_KM) memcpy(panel + w->off_scm + one, p->scm, KV_PANEL);
 }
 
 typedef struct pack_job {
@@ -114,25 +133,74 @@ typedef struct pack_job {
     size_t row_bytes;
 } pack_job;
 
+static void pack_dense(const pack_job *job, uint8_t *panel, const uint8_t *rows, uint32_t n) {
+    const kv_weight *w = job->w;
+    size_t es = dense_size(w->type);
+    if (n < KV_PANEL) memset(panel, 0, w->panel_bytes);
+    for (size_t k = 0; k < w->k; k++)
+        for (uint32_t o = 0; o < n; o++) memcpy(panel + (k * KV_PANEL + o) * es, rows + o * job->row_bytes + k * es, es);
+}
+
+/* Planes end where they end: the few bytes up to the next multiple of 64 stay as the memory came, zeros. */
 static void pack_panel(void *ctx, uint32_t p, uint32_t thread) {
     const pack_job *job = ctx;
     kv_weight *w = job->w;
     uint8_t *panel = w->data + (size_t)p * w->panel_bytes;
-    memset(panel, 0, w->panel_bytes);
-    for (uint32_t o = 0; o < KV_PANEL && p * KV_PANEL + o < w->n; o++) {
-        const uint8_t *row = job->src + (size_t)(p * KV_PANEL + o) * job->row_bytes;
-        if (w->code == KV_CODE_DENSE) {
-            size_t es = dense_size(w->type);
-            for (size_t k = 0; k < w->k; k++) memcpy(panel + (k * KV_PANEL + o) * es, row + k * es, es);
-            continue;
-        }
-        for (uint32_t b = 0; b < w->nb; b++) {
-            kv_pack_row r;
-            kv_pack_decode(w->type, row, b, &r);
-            put_codes(w, panel, b, o, r.codes);
-            put_scales(w, panel, b, o, &r);
-        }
+    const uint8_t *rows = job->src + (size_t)p * KV_PANEL * job->row_bytes;
+    uint32_t n = w->n - p * KV_PANEL < KV_PANEL ? w->n - p * KV_PANEL : KV_PANEL;
+    (void)thread;
+    if (w->code == KV_CODE_DENSE) {
+        pack_dense(job, panel, rows, n);
+        return;
     }
+    pack_block block;
+    memset(&block, 0, sizeof block);
+    for (uint32_t b = 0; b < w->nb; b++) {
+        gather_block(w, rows, job->row_bytes, n, b, &block);
+        put_codes(w, panel, b, &block);
+        put_scales(w, panel, b, &block);
+    }
+}
+
+/* ---- where weights lie */
+
+/* Address space a region reserves: memory is taken as it is written, in huge pages where the system has them, so that a
+ * step that streams all weights misses the TLB once in 2 MiB. */
+#define REGION_BYTES ((size_t)256 << 20)
+
+struct kv_weight_region {
+    kv_weight_region *next;
+    void *data;
+    size_t size, used;
+};
+
+static kv_status take_region(kv_cpu_backend *be, size_t bytes, uint8_t **out, kv_error *err) {
+    kv_weight_region *r = be->weights;
+    if (!r || r->size - r->used < bytes) {
+        r = kv_calloc(1, sizeof *r);
+        if (!r) KV_FAIL(err, MEMORY, "weights");
+        r->size = bytes > REGION_BYTES ? bytes : REGION_BYTES;
+        kv_status st = kv_os_reserve(r->size, true, &r->data, err);
+        if (st) {
+            kv_free(r);
+            return st;
+        }
+        r->next = be->weights;
+        be->weights = r;
+    }
+    *out = (uint8_t *)r->data + r->used;
+    r->used += align64(bytes);
+    if (r->used > r->size) r->used = r->size;
+    return KVIST_OK;
+}
+
+void kv_cpu_weights_unmap(kv_cpu_backend *be) {
+    for (kv_weight_region *r = be->weights, *next; r; r = next) {
+        next = r->next;
+        kv_os_unreserve(r->data, r->size);
+        kv_free(r);
+    }
+    be->weights = NULL;
 }
 
 kv_status kv_cpu_weight_create(kv_backend *be, const kv_tensor *src, kv_threads *threads, kv_weight **out,
@@ -160,8 +228,15 @@ kv_status kv_cpu_weight_create(kv_backend *be, const kv_tensor *src, kv_threads 
     kv_weight *w = kv_malloc(sizeof *w);
     if (!w) KV_FAIL(err, MEMORY, "tensor '%s'", name);
     *w = tmp;
-    w->data = kv_malloc64((size_t)w->bytes);
-    if (!w->data) {
+    if (be) {
+        kv_status st = take_region((kv_cpu_backend *)be, (size_t)w->bytes, &w->data, err);
+        if (st) {
+            kv_free(w);
+            return st;
+        }
+    } else if ((w->data = kv_malloc64((size_t)w->bytes))) {
+        memset(w->data, 0, (size_t)w->bytes);
+    } else {
         kv_free(w);
         KV_FAIL(err, MEMORY, "tensor '%s': %llu bytes", name, (unsigned long long)tmp.bytes);
     }
@@ -173,7 +248,7 @@ kv_status kv_cpu_weight_create(kv_backend *be, const kv_tensor *src, kv_threads 
 
 void kv_cpu_weight_free(kv_backend *be, kv_weight *w) {
     if (!w) return;
-    kv_free64(w->data);
+    if (!be) kv_free64(w->data);
     kv_free(w);
 }
 

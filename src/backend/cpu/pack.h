@@ -67,7 +67,7 @@ struct kv_weight {
     int32_t code, scale, zshift;
     uint32_t off_hi, off_d, off_m, off_sc, off_scm; /* planes inside a panel; the codes are at 0 */
     size_t panel_bytes;
-    uint8_t *data; /* [panels][panel_bytes], 64-byte aligned */
+    uint8_t *data; /* [panels][panel_bytes], 64-byte aligned; the backend's region's or, without a backend, its own */
     uint64_t bytes;
 };
 
