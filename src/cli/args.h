@@ -27,15 +27,16 @@ typedef struct cli_u32s {
 
 /* Values of all commands; a command's table says which of them it fills. */
 typedef struct cli_options {
-    const char *model, *prompt, *file, *chat_template, *system, *cpu, *questions, *output, *ctk, *ctv, *precise;
-    cli_list kv, positional;
-    cli_u32s n_prompt, n_gen, depth;
+    const char *model, *prompt, *file, *chat_template, *system, *cpu, *questions, *output, *ctk, *ctv, *precise,
+        *stages, *rows, *filter;
+    cli_list kv, vs, vs_args, positional;
+    cli_u32s n_prompt, n_gen, depth, n_parallel;
     int32_t n_predict, top_k, n_gpu_layers;
     uint32_t n_ctx, threads, batch, ubatch, prompt_tokens, chunks, step, reps, repeat_last_n;
     uint64_t kv_mem;
     int64_t seed;
     float temp, top_p, min_p, repeat_penalty;
-    bool raw, quiet, json, ignore_eos, pieces, count, no_bos, no_parse, tensors, no_probe, verbose, help;
+    bool raw, quiet, json, ignore_eos, pieces, count, no_bos, no_parse, tensors, no_probe, verbose, help, list, kernels;
 } cli_options;
 
 enum cli_kind {

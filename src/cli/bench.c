@@ -1,28 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvist bench: prompt and decode speed over depths and policies, beside what the machine's memory can stream. Reads
- * like llama-bench. */
-#include <inttypes.h>
+/*
+ * kvist bench: speed over depths, batches, policies and stages, beside the machine's own limits and beside other
+ * programs. Reads like llama-bench. The parts are in bench.h.
+ */
+#include "cli/bench.h"
+
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/cpu.h"
 #include "base/hash.h"
 #include "base/os.h"
-#include "cli/common.h"
-#include "measure/throughput.h"
+#include "cli/bench_kernels.h"
 
-enum { MAX_CASES = 2 * KV_CLI_MAX_LIST };
-
-typedef struct bench {
-    const cli_options *o;
-    cli_engine e;
-    uint32_t threads;
-    double bandwidth; /* bytes/s */
-    int32_t *tokens;
-    size_t n_tokens;
-    out_table table;
-    bool json, csv;
-} bench;
+enum { GRID_ROUNDS = 5, SUITE_ROUNDS = 3 };
 
 /* Tokens of -f, else pseudo-random ones: speed does not depend on what a text says, but eviction does on how it scores.
  */
@@ -46,175 +37,222 @@ static int make_tokens(bench *b) {
     return KV_CLI_OK;
 }
 
-static void case_name(const kv_bench_case *c, char *buf, size_t cap) {
-    int n = snprintf(buf, cap, "%s%u", c->n_prompt ? "pp" : "tg", c->n_prompt ? c->n_prompt : c->n_gen);
-    if (c->depth && n > 0 && (size_t)n < cap) snprintf(buf + n, cap - (size_t)n, " @ d%u", c->depth);
-}
+/* ---------------------------------------------------------------- the grid */
 
-static void add_row(bench *b, const char *policy, const kv_bench_case *c, const kv_bench_result *r) {
-    char name[48], size[32];
-    const kvist_model_info *m = &b->e.info;
-    case_name(c, name, sizeof name);
-    /* A decode step reads all weights and the cache, which grows from the depth's to the end's size. */
-    double streamed =
-        c->n_gen ? r->tps * ((double)m->bytes_weights + ((double)r->kv_bytes + (double)r->report.bytes_true) / 2) : 0;
-    double limit = b->bandwidth > 0 ? streamed / b->bandwidth : 0;
-    if (b->json) {
-        json_t *o = kv_out_json_report(&r->report);
-        json_object_set_new(o, "model", json_string(m->name ? m->name : ""));
-        json_object_set_new(o, "test", json_string(name));
-        json_object_set_new(o, "kv", json_string(policy));
-        json_object_set_new(o, "threads", json_integer(b->threads));
-        json_object_set_new(o, "depth", json_integer(c->depth));
-        json_object_set_new(o, "batch", json_integer(1));
-        json_object_set_new(o, "n_prompt", json_integer(c->n_prompt));
-        json_object_set_new(o, "n_gen", json_integer(c->n_gen));
-        json_object_set_new(o, "reps", json_integer(r->reps));
-        json_object_set_new(o, "prefill_tps", c->n_prompt ? json_real(r->tps) : json_null());
-        json_object_set_new(o, "decode_tps", c->n_gen ? json_real(r->tps) : json_null());
-        kv_out_json_real(o, "tps_min", r->tps_min);
-        kv_out_json_real(o, "tps_max", r->tps_max);
-        kv_out_json_real(o, "bandwidth", b->bandwidth);
-        kv_out_json_real(o, "bandwidth_share", limit);
-        json_object_set_new(o, "bytes_weights", json_integer((json_int_t)m->bytes_weights));
-        kv_out_json_line(o, stdout);
-        return;
+enum { STAGE_PROMPT = 1, STAGE_DECODE = 2, STAGE_SCORE = 4, STAGE_SEAL = 8, STAGE_LOAD = 16 };
+
+/* -1: a word that is no stage. */
+static int parse_stages(const char *text) {
+    static const struct {
+        const char *name;
+        int bit;
+    } names[] = {{"prompt", STAGE_PROMPT},
+                 {"decode", STAGE_DECODE},
+                 {"score", STAGE_SCORE},
+                 {"seal", STAGE_SEAL},
+                 {"load", STAGE_LOAD}};
+    int stages = 0;
+    if (!text) return STAGE_PROMPT | STAGE_DECODE;
+    while (*text) {
+        size_t n = strcspn(text, ",");
+        int bit = 0;
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+            if (strlen(names[i].name) == n && !memcmp(names[i].name, text, n)) bit = names[i].bit;
+        if (!bit) return -1;
+        stages |= bit;
+        text += n + (text[n] == ',');
     }
-    out_table *t = &b->table;
-    kv_out_cell(t, "%s %s", m->name ? m->name : m->arch, m->type);
-    kv_out_cell(t, "%s", kv_out_bytes(size, sizeof size, m->bytes_file));
-    kv_out_cell(t, "%.2f M", (double)m->n_params * 1e-6);
-    kv_out_cell(t, "%u", b->threads);
-    kv_out_cell(t, "%s", policy);
-    kv_out_cell(t, "%s", name);
-    double spread = r->tps - r->tps_min > r->tps_max - r->tps ? r->tps - r->tps_min : r->tps_max - r->tps;
-    kv_out_cell(t, "%.2f ± %.2f", r->tps, spread);
-    kv_out_cell(t, "%.1f %%", 100 * r->report.share);
-    kv_out_cell(t, "%.2f", kv_out_mib(r->report.bytes_true));
-    if (c->n_gen)
-        kv_out_cell(t, "%.1f (%.0f %%)", streamed * 1e-9, 100 * limit);
-    else
-        kv_out_cell(t, "-");
+    return stages ? stages : -1;
 }
 
-/* All tests of one policy and depth share a session, so that the depth is read once. */
-static int run_depth(bench *b, const char *policy, uint32_t depth, const cli_u32s *pp, const cli_u32s *tg,
-                     cli_progress *progress) {
-    kv_bench_case cases[MAX_CASES];
-    kv_bench_result results[MAX_CASES];
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < pp->n; i++)
-        if (pp->v[i]) cases[n++] = (kv_bench_case){depth, pp->v[i], 0};
-    for (uint32_t i = 0; i < tg->n; i++)
-        if (tg->v[i]) cases[n++] = (kv_bench_case){depth, 0, tg->v[i]};
-    kvist_error err;
-    kv_watch watch = {kv_cli_watch, progress};
-    kv_status st =
-        kv_bench_run(b->e.engine, policy, cases, n, b->o->reps, b->tokens, b->n_tokens, &watch, results, &err);
-    kv_out_progress_clear(&progress->bar);
-    if (st != KVIST_OK) return kv_cli_error(&err);
-    for (uint32_t i = 0; i < n; i++) add_row(b, policy, &cases[i], &results[i]);
-    return KV_CLI_OK;
+/* An f16 cache is compared with the peers' f16 ones, a compressed one with the best they have. */
+static bench_against against_for(const char *policy) {
+    return !strcmp(policy, "full") || !strcmp(policy, "full,format=f16") ? AGAINST_F16 : AGAINST_ANY;
 }
 
-static int run_grid(bench *b, const cli_u32s *pp, const cli_u32s *tg, const cli_u32s *depths) {
-    uint32_t deepest = 0, longest = 0;
-    for (uint32_t i = 0; i < depths->n; i++)
-        if (depths->v[i] > deepest) deepest = depths->v[i];
-    for (uint32_t i = 0; i < pp->n; i++)
-        if (pp->v[i] > longest) longest = pp->v[i];
-    for (uint32_t i = 0; i < tg->n; i++)
-        if (tg->v[i] > longest) longest = tg->v[i];
-    cli_options with = *b->o;
-    if (!with.n_ctx)
-        with.n_ctx = deepest + longest + 1; /* grown on purpose; the warning says when it passes the model's own */
-    uint32_t n_ctx = kv_cli_context(&with, &b->e.info, deepest + longest, 1);
-    int rc = n_ctx ? kv_cli_open_engine(b->o, n_ctx, 1, &b->e) : KV_CLI_FAILED;
-    cli_progress progress;
-    cli_policies pol;
-    kv_cli_progress_init(&progress, b->o, "");
-    kv_cli_policies(b->o, &pol);
-    kv_cli_interrupt_install();
-    for (uint32_t d = 0; rc == KV_CLI_OK && d < depths->n; d++)
-        for (uint32_t i = 0; rc == KV_CLI_OK && i < pol.n; i++) {
-            if (!progress.bar.on && !b->o->quiet) fprintf(stderr, "kvist: %s at depth %u\n", pol.v[i], depths->v[d]);
-            rc = run_depth(b, pol.v[i], depths->v[d], pp, tg, &progress);
-        }
-    return rc;
+static bool add_cell(bench *b, kv_bench_stage stage, const char *policy, uint32_t depth, uint32_t n, uint32_t batch) {
+    bench_cell cell = {.c = {stage, policy, depth, n, batch}};
+    bool part = stage == KV_BENCH_SCORE || stage == KV_BENCH_SEAL;
+    return !n || kv_bench_row_add(b, &cell, part ? AGAINST_NONE : against_for(policy));
 }
 
-static void table_start(bench *b) {
-    kv_out_table_init(&b->table);
-    kv_out_column(&b->table, "model", true);
-    kv_out_column(&b->table, "size", false);
-    kv_out_column(&b->table, "params", false);
-    kv_out_column(&b->table, "threads", false);
-    kv_out_column(&b->table, "kv", true);
-    kv_out_column(&b->table, "test", false);
-    kv_out_column(&b->table, "t/s", false);
-    kv_out_column(&b->table, "share", false);
-    kv_out_column(&b->table, "KV MiB", false);
-    kv_out_column(&b->table, "GB/s", false);
+static bool add_at_depth(bench *b, int stages, const char *policy, uint32_t depth, const cli_u32s *pp,
+                         const cli_u32s *tg, const cli_u32s *npl) {
+    bool ok = true;
+    for (uint32_t i = 0; stages & STAGE_PROMPT && i < pp->n; i++)
+        ok &= add_cell(b, KV_BENCH_PROMPT, policy, depth, pp->v[i], 1);
+    for (uint32_t i = 0; stages & STAGE_DECODE && i < tg->n; i++)
+        for (uint32_t k = 0; k < npl->n; k++) ok &= add_cell(b, KV_BENCH_DECODE, policy, depth, tg->v[i], npl->v[k]);
+    return ok;
 }
 
-static int run_bench(const cli_options *o) {
-    int rc = kv_cli_check("bench", o);
-    if (rc) return rc;
-    bool csv = o->output && !strcmp(o->output, "csv"), json = o->json || (o->output && !strcmp(o->output, "json"));
-    if (o->output && !csv && !json && strcmp(o->output, "md"))
-        return kv_cli_usage_error("bench", "-o: '%s' is none of md, csv, json", o->output);
-    cli_u32s pp = o->n_prompt, tg = o->n_gen, depth = o->depth;
+static bool add_parts(bench *b, int stages, const char *policy, const cli_u32s *pp) {
+    static const cli_u32s score = {{4096}, 1}, seal = {{8192}, 1};
+    bool ok = true;
+    for (int part = 0; part < 2; part++) {
+        const cli_u32s *n = pp->n ? pp : part ? &seal : &score;
+        for (uint32_t i = 0; stages & (part ? STAGE_SEAL : STAGE_SCORE) && i < n->n; i++)
+            ok &= add_cell(b, part ? KV_BENCH_SEAL : KV_BENCH_SCORE, policy, 0, n->v[i], 1);
+    }
+    return ok;
+}
+
+static int add_grid(bench *b, const cli_policies *pol) {
+    const cli_options *o = b->o;
+    cli_u32s pp = o->n_prompt, tg = o->n_gen, depth = o->depth, npl = o->n_parallel;
+    int stages = parse_stages(o->stages);
     if (!pp.n) pp = (cli_u32s){{512}, 1};
     if (!tg.n) tg = (cli_u32s){{64}, 1};
     if (!depth.n) depth = (cli_u32s){{0}, 1};
-    bench b = {.o = o, .csv = csv, .json = json, .threads = o->threads ? o->threads : kv_os_processors()};
-    if (!o->no_probe) b.bandwidth = kv_bench_bandwidth(b.threads);
-    table_start(&b);
-    rc = kv_cli_open_model(o, &b.e);
-    if (rc == KV_CLI_OK) rc = make_tokens(&b);
-    if (rc == KV_CLI_OK) rc = run_grid(&b, &pp, &tg, &depth);
-    if (b.table.n_rows && csv)
-        kv_out_table_csv(&b.table, stdout);
-    else if (b.table.n_rows) {
-        char cpu[96];
-        kv_out_table_print(&b.table, stdout);
-        kv_cpu_name(cpu, sizeof cpu);
-        printf("\n%s, %u threads; kvist %s; median of %u and the greater deviation\n", cpu, b.threads, kvist_version(),
-               o->reps);
-        if (b.bandwidth > 0)
-            printf("memory reads at %.1f GB/s; GB/s: weights and cache streamed by decoding (share of that); share, KV "
-                   "MiB: at the end\n",
-                   b.bandwidth * 1e-9);
+    if (!npl.n) npl = (cli_u32s){{1}, 1};
+    bool ok = true;
+    for (uint32_t d = 0; d < depth.n; d++)
+        for (uint32_t i = 0; i < pol->n; i++) ok &= add_at_depth(b, stages, pol->v[i], depth.v[d], &pp, &tg, &npl);
+    for (uint32_t i = 0; i < pol->n; i++) ok &= add_parts(b, stages, pol->v[i], &o->n_prompt);
+    bench_cell load = {.c = {KV_BENCH_DECODE, "full", 0, 1, 1}, .load = true};
+    if (stages & STAGE_LOAD) ok &= kv_bench_row_add(b, &load, AGAINST_F16) != NULL;
+    return ok ? KV_CLI_OK : kv_cli_usage_error("bench", "more than %d rows: give fewer values", BENCH_CELLS);
+}
+
+/* ---------------------------------------------------------------- options */
+
+/* --vs-arg NAME=ARG: options of the user's for one peer. */
+static int add_peer_args(bench *b) {
+    for (uint32_t i = 0; i < b->o->vs_args.n; i++) {
+        const char *text = b->o->vs_args.v[i], *eq = strchr(text, '=');
+        bench_peer *p = NULL;
+        for (uint32_t k = 0; eq && k < b->n_peers; k++)
+            if (strlen(b->peers[k].name) == (size_t)(eq - text) && !memcmp(b->peers[k].name, text, (size_t)(eq - text)))
+                p = &b->peers[k];
+        if (!p) return kv_cli_usage_error("bench", "--vs-arg '%s' is no NAME=ARGUMENT of a --vs", text);
+        if (p->n_args == PEER_ARGS) return kv_cli_usage_error("bench", "--vs-arg %s: too many", text);
+        p->args[p->n_args++] = eq + 1;
     }
-    kv_out_table_free(&b.table);
-    kv_free(b.tokens);
-    kv_cli_close(&b.e);
+    return KV_CLI_OK;
+}
+
+static int open_peers(bench *b) {
+    char why[1024];
+    setenv("GGML_NO_BACKTRACE", "1", 0); /* a debugger's stack trace would follow the reason of a failure */
+    for (uint32_t i = 0; i < b->o->vs.n; i++) {
+        if (i == PEER_MAX) return kv_cli_usage_error("bench", "--vs: %d programs at most", PEER_MAX);
+        int rc = kv_peer_open(b->o->vs.v[i], &b->peers[i], why, sizeof why);
+        if (rc == KV_CLI_USAGE) return kv_cli_usage_error("bench", "%s", why);
+        if (rc != KV_CLI_OK) {
+            fprintf(stderr, "kvist: %s\n", why);
+            return rc;
+        }
+        b->n_peers++;
+    }
+    return add_peer_args(b);
+}
+
+static bool wants_suite(const cli_options *o) {
+    return (o->vs.n || o->rows) && !o->n_prompt.n && !o->n_gen.n && !o->depth.n && !o->n_parallel.n && !o->stages &&
+           !o->kv.n;
+}
+
+static int check(const cli_options *o) {
+    if (o->output && strcmp(o->output, "csv") && strcmp(o->output, "json") && strcmp(o->output, "md"))
+        return kv_cli_usage_error("bench", "-o: '%s' is none of md, csv, json", o->output);
+    if (parse_stages(o->stages) < 0)
+        return kv_cli_usage_error("bench", "--stage: '%s' names none of prompt, decode, score, seal, load", o->stages);
+    return KV_CLI_OK;
+}
+
+static int measure(bench *b) {
+    const cli_options *o = b->o;
+    cli_policies pol;
+    kv_cli_policies(o, &pol);
+    int rc = open_peers(b);
+    if (rc == KV_CLI_OK) rc = kv_cli_open_model(o, &b->e);
+    if (rc == KV_CLI_OK) rc = make_tokens(b);
+    if (rc != KV_CLI_OK) return rc;
+    b->shape = kv_shape_of(&b->e.info, kv_table_bytes(b->e.model));
+    char *real = realpath(o->model, NULL);
+    snprintf(b->model, sizeof b->model, "%s", real ? real : o->model);
+    free(real);
+    b->suite = wants_suite(o);
+    if (b->suite)
+        kv_bench_suite(b, o->rows);
+    else
+        rc = add_grid(b, &pol);
+    if (rc != KV_CLI_OK) return rc;
+    if (!b->n_rows)
+        return kv_cli_usage_error("bench", b->suite ? "no row's name contains '%s'" : "nothing to do%s",
+                                  b->suite && o->rows ? o->rows : "");
+    b->rounds = o->reps ? o->reps : b->suite ? SUITE_ROUNDS : GRID_ROUNDS;
+    rc = kv_bench_rounds(b);
+    kv_bench_print(b);
     return rc;
 }
 
+static int run_bench(const cli_options *o) {
+    int rc = check(o);
+    if (rc) return rc;
+    if (o->kernels) return kv_bench_kernels(o);
+    if (o->reps > BENCH_ROUNDS) return kv_cli_usage_error("bench", "-r %u: %d rounds at most", o->reps, BENCH_ROUNDS);
+    if (o->list) {
+        kv_bench_suite_list(o->rows);
+        return KV_CLI_OK;
+    }
+    rc = kv_cli_check("bench", o);
+    if (rc) return rc;
+    bench *b = kv_calloc(1, sizeof *b);
+    if (!b) return KV_CLI_FAILED;
+    b->o = o;
+    b->csv = o->output && !strcmp(o->output, "csv");
+    b->json = o->json || (o->output && !strcmp(o->output, "json"));
+    b->threads = o->threads ? o->threads : kv_os_processors();
+    rc = measure(b);
+    kv_free(b->tokens);
+    kv_cli_close(&b->e);
+    kv_free(b);
+    return rc;
+}
+
+#define AT(field) offsetof(cli_options, field)
 static const cli_opt opts[] = {
-    {"-p,--n-prompt", "N,...", CLI_U32S, offsetof(cli_options, n_prompt), 0, 16777216, "prompt sizes (512; 0: none)"},
-    {"-n,--n-gen", "N,...", CLI_U32S, offsetof(cli_options, n_gen), 0, 16777216, "tokens decoded (64; 0: none)"},
-    {"-d,--n-depth", "N,...", CLI_U32S, offsetof(cli_options, depth), 0, 16777216, "tokens in the cache before (0)"},
-    {"-r,--repetitions", "N", CLI_U32, offsetof(cli_options, reps), 1, 64, "repetitions (5)"},
-    {"-f,--file", "FILE", CLI_STR, offsetof(cli_options, file), 0, 0, "text to read (default: pseudo-random tokens)"},
-    {"-o,--output", "FORMAT", CLI_STR, offsetof(cli_options, output), 0, 0, "md, csv or json (md)"},
-    {"--no-probe", NULL, CLI_FLAG, offsetof(cli_options, no_probe), 0, 0,
-     "do not measure the machine's memory bandwidth"},
+    {"-p,--n-prompt", "N,...", CLI_U32S, AT(n_prompt), 0, 16777216, "prompt sizes (512; 0: none)"},
+    {"-n,--n-gen", "N,...", CLI_U32S, AT(n_gen), 0, 16777216, "tokens decoded (64; 0: none)"},
+    {"-d,--n-depth", "N,...", CLI_U32S, AT(depth), 0, 16777216, "tokens in the cache before (0)"},
+    {"-npl,--n-parallel", "N,...", CLI_U32S, AT(n_parallel), 1, 256, "sequences decoding together (1)"},
+    {"--stage", "S,...", CLI_STR, AT(stages), 0, 0,
+     "prompt, decode (both are the default), score, seal: what scoring, and\nsealing with selecting, add to a prompt "
+     "of "
+     "-p (4096, 8192); load:\na fresh process to its first token"},
+    {"-r,--repetitions,--reps", "N", CLI_U32, AT(reps), 1, KV_KB_REPS_MAX,
+     "rounds over all cells (5; the standing table 3; kernels 7)"},
+    {"--vs", "NAME=PATH", CLI_LIST, AT(vs), 0, 0,
+     "another llama-bench, run in the same rounds; may be repeated. Without\nany of -p -n -d -npl --stage --kv: the "
+     "standing table of targets"},
+    {"--vs-arg", "NAME=ARG", CLI_LIST, AT(vs_args), 0, 0, "an argument for that program, before ours; may be repeated"},
+    {"--rows", "TEXT", CLI_STR, AT(rows), 0, 0, "only rows of the standing table whose name contains TEXT"},
+    {"--kernels", NULL, CLI_FLAG, AT(kernels), 0, 0,
+     "each kernel by itself, on one thread, at every instruction set level;\nneeds no model"},
+    {"--filter", "TEXT", CLI_STR, AT(filter), 0, 0, "only kernels whose section/kernel/case contains TEXT"},
+    {"--level", "L", CLI_STR, AT(cpu), 0, 0, "only kernels of this level: ref, avx2, avx512, neon"},
+    {"--list", NULL, CLI_FLAG, AT(list), 0, 0,
+     "the standing table's rows and targets, or the kernels; measures\nnothing"},
+    {"-f,--file", "FILE", CLI_STR, AT(file), 0, 0, "text to read (default: pseudo-random tokens)"},
+    {"-o,--output", "FORMAT", CLI_STR, AT(output), 0, 0, "md, csv or json (md)"},
+    {"--no-probe", NULL, CLI_FLAG, AT(no_probe), 0, 0, "do not measure the machine's limits"},
     {0}};
 static const cli_opt *const groups[] = {kv_cli_opts_model,  opts, kv_cli_opts_kv, kv_cli_opts_precise,
                                         kv_cli_opts_output, NULL};
 
 const cli_command kv_cli_bench = {
     "bench",
-    "-m MODEL [-p N,...] [-n N,...] [-d N,...] [--kv POLICY]... [-o md|csv|json]",
-    "Measures prompt and decode speed at given depths under given cache policies.",
+    "-m MODEL [-p N,...] [-n N,...] [-d N,...] [-npl N,...] [--kv POLICY]... [--vs NAME=PATH]...",
+    "Measures speed over depths, batches and cache policies, beside the machine's limits and other programs.",
     groups,
-    "ppN: reading N tokens; tgN: generating N, one by one; @ dD: with D tokens in the cache. Engine time only, batch "
-    "1.\n\n"
+    "ppN: reading N tokens; tgN: generating N, one by one; @ dD: with D tokens in the cache; xB: B sequences together, "
+    "total.\nEach round takes one sample of every cell, so that a slow phase of the machine hits all of them.\n\n"
     "examples:\n"
     "  kvist bench -m model.gguf\n"
-    "  kvist bench -m model.gguf -p 0 -n 32 -d 0,2048,8192 -c 8704 --kv full --kv minikv --kv full,format=q2s\n"
-    "  kvist bench -m model.gguf -t 2 -r 9 -o csv\n",
+    "  kvist bench -m model.gguf -p 0 -n 32 -d 0,2048,8192 --kv full --kv minikv --kv full,format=q2s\n"
+    "  kvist bench -m model.gguf -p 0 -d 2048 -npl 1,8,32 -o csv\n"
+    "  kvist bench -m model.gguf --vs llama=/opt/llama.cpp/llama-bench --vs ik=/opt/ik_llama.cpp/llama-bench\n"
+    "  kvist bench --kernels --filter decode/q2s --level avx2\n",
     0,
     run_bench};

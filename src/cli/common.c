@@ -21,7 +21,7 @@ static void log_line(void *user, int level, const char *text) {
 static int cpu_level(const cli_options *o) {
     for (int i = 0; o->cpu && i < KV_CPU_LEVELS; i++)
         if (!strcmp(o->cpu, kv_cpu_level_name(i))) return i;
-    return o->cpu ? (!strcmp(o->cpu, "ref") ? KV_CPU_REF : !strcmp(o->cpu, "avx2") ? KV_CPU_AVX2 : KV_CPU_AVX512) : -1;
+    return -1; /* kv_cli_check refuses any other name */
 }
 
 int kv_cli_open_model(const cli_options *o, cli_engine *e) {

@@ -8,6 +8,11 @@
 #include "policy/policy.h"
 
 #define AT(field) offsetof(cli_options, field)
+#if defined(__aarch64__)
+#define CPU_LEVELS "ref, neon"
+#else
+#define CPU_LEVELS "ref, avx2, avx512"
+#endif
 #define MAX_U32 4294967295.0
 #define MAX_CTX 16777216.0 /* 2^24: f32 positions of RoPE tables stay exact */
 
@@ -22,7 +27,7 @@ const cli_opt kv_cli_opts_model[] = {
     {"-ub,--ubatch-size", "N", CLI_U32, AT(ubatch), 1, 65536,
      "prompt rows a step (512); changes speed and memory, no result"},
     {"--kv-mem", "SIZE", CLI_BYTES, AT(kv_mem), 0, 0, "memory for the cache: 512M, 2G (default: one full f16 context)"},
-    {"--cpu", "LEVEL", CLI_STR, AT(cpu), 0, 0, "ref, avx2 or avx512 (default: the best this CPU has)"},
+    {"--cpu", "LEVEL", CLI_STR, AT(cpu), 0, 0, "of " CPU_LEVELS " (default: the best this CPU has)"},
     {"-ngl,--n-gpu-layers", "N", CLI_I32, AT(n_gpu_layers), -1, 100000,
      "accepted; this build has no GPU backend and says so"},
     {0}};
@@ -89,7 +94,6 @@ void kv_cli_options_default(cli_options *o) {
     o->repeat_penalty = s.repeat_penalty;
     o->repeat_last_n = s.repeat_last_n > 0 ? (uint32_t)s.repeat_last_n : 64;
     o->step = 64;
-    o->reps = 5;
 }
 
 /* ---------------------------------------------------------------- messages */
@@ -138,10 +142,15 @@ void kv_cli_policies(const cli_options *o, cli_policies *out) {
     out->v[out->n++] = o->ctk || o->ctv ? out->cache_types : "full";
 }
 
+static bool is_level(const char *name) {
+    for (int i = 0; i < KV_CPU_LEVELS; i++)
+        if (!strcmp(name, kv_cpu_level_name(i))) return true;
+    return false;
+}
+
 int kv_cli_check(const char *command, const cli_options *o) {
     if (!o->model) return kv_cli_usage_error(command, "no model: -m FILE (or KVIST_MODEL)");
-    if (o->cpu && strcmp(o->cpu, "ref") && strcmp(o->cpu, "avx2") && strcmp(o->cpu, "avx512"))
-        return kv_cli_usage_error(command, "--cpu: '%s' is none of ref, avx2, avx512", o->cpu);
+    if (o->cpu && !is_level(o->cpu)) return kv_cli_usage_error(command, "--cpu: '%s' is none of " CPU_LEVELS, o->cpu);
     if (o->precise && *o->precise && strcmp(o->precise, "all"))
         return kv_cli_usage_error(command, "--precise: '%s' is not 'all'", o->precise);
     const char *types[2] = {o->ctk, o->ctv}, *names[2] = {"-ctk", "-ctv"};

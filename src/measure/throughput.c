@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* See throughput.h. All cases given to one call have the same depth, so that the depth is read once. */
+/*
+ * See throughput.h. A group is the sessions of one policy at one depth; between samples each is at the depth, so that a
+ * sample begins with what it is about.
+ */
 #include "measure/throughput.h"
 
 #include <stdio.h>
@@ -7,124 +10,189 @@
 
 #include "base/alloc.h"
 #include "base/os.h"
-#include "base/threads.h"
-#include "measure/stats.h"
 
-enum { MAX_REPS = 64 };
+enum { MAX_BATCH = 256 }; /* the engine's own limit */
+enum { WARM_ROWS = 64, WARM_STEPS = 2 };
+#define SEQUENCE_STRIDE 977u /* a prime: sequences of a batch read different texts */
 
-/* Seconds of one repetition, from the state at `depth`. */
-static kv_status one_rep(kvist_session *s, const kv_bench_case *c, const int32_t *ids, double *seconds, kv_error *err) {
-    kvist_report before, after;
-    kvist_session_report(s, &before);
-    if (c->n_prompt) {
-        KV_TRY(kvist_session_sync(s, ids, (size_t)c->depth + c->n_prompt, err));
-        kvist_session_report(s, &after);
-        *seconds = after.prefill_seconds - before.prefill_seconds;
-        return KVIST_OK;
-    }
-    for (uint32_t i = 0; i < c->n_gen; i++) KV_TRY(kvist_session_decode(s, ids[c->depth + i], err));
-    kvist_session_report(s, &after);
-    *seconds = after.decode_seconds - before.decode_seconds;
+typedef struct group {
+    struct group *next;
+    char *policy;
+    uint32_t depth, n;
+    kvist_session *s[MAX_BATCH];
+} group;
+
+struct kv_bench {
+    kvist_engine *e;
+    const int32_t *tokens;
+    size_t n_tokens;
+    bool keep;
+    const kv_watch *watch;
+    group *groups;
+    int32_t *ids; /* [cap] */
+    size_t cap;
+};
+
+kv_status kv_bench_open(kvist_engine *e, const int32_t *tokens, size_t n_tokens, bool keep, const kv_watch *watch,
+                        kv_bench **out, kv_error *err) {
+    *out = NULL;
+    if (!n_tokens) KV_FAIL(err, ARG, "no tokens to measure with");
+    kv_bench *b = kv_calloc(1, sizeof *b);
+    if (!b) KV_FAIL(err, MEMORY, "no memory for a benchmark");
+    *b = (kv_bench){.e = e, .tokens = tokens, .n_tokens = n_tokens, .keep = keep, .watch = watch};
+    *out = b;
     return KVIST_OK;
 }
 
-static kv_status run_case(kvist_session *s, const char *policy, const kv_bench_case *c, uint32_t reps,
-                          const int32_t *ids, const kv_watch *watch, kv_bench_result *r, kv_error *err) {
-    double tps[MAX_REPS], seconds;
-    char what[96];
-    uint32_t n = c->n_prompt ? c->n_prompt : c->n_gen;
-    snprintf(what, sizeof what, "%.50s: %s%u @ %u", policy, c->n_prompt ? "pp" : "tg", n, c->depth);
-    kvist_report depth;
-    kvist_session_report(s, &depth);
-    r->kv_bytes = depth.bytes_true;
-    r->reps = reps;
-    kv_bench_case warm = *c; /* a short untimed call: caches, frequency, first touch of pages */
-    if (warm.n_prompt > 64) warm.n_prompt = 64;
-    if (warm.n_gen > 4) warm.n_gen = 4;
-    KV_TRY(one_rep(s, &warm, ids, &seconds, err));
-    for (uint32_t i = 0; i < reps; i++) {
-        KV_TRY(kvist_session_truncate(s, c->depth, err));
-        if (!kv_watch_tell(watch, what, i, reps)) KV_FAIL(err, CANCELLED, "stopped");
-        KV_TRY(one_rep(s, c, ids, &seconds, err));
-        tps[i] = seconds > 0 ? n / seconds : 0;
+static void group_free(group *g) {
+    for (uint32_t i = 0; i < g->n; i++) kvist_session_close(&g->s[i]);
+    kv_free(g->policy);
+    kv_free(g);
+}
+
+static void drop_groups(kv_bench *b, const group *except) {
+    group *kept = NULL;
+    for (group *g = b->groups, *next; g; g = next) {
+        next = g->next;
+        if (g == except) {
+            kept = g;
+            g->next = NULL;
+        } else
+            group_free(g);
     }
-    kvist_session_report(s, &r->report);
-    KV_TRY(kvist_session_truncate(s, c->depth, err));
-    r->tps = kv_measure_median(tps, reps); /* sorts */
-    r->tps_min = tps[0];
-    r->tps_max = tps[reps - 1];
+    b->groups = kept;
+}
+
+void kv_bench_close(kv_bench **pb) {
+    kv_bench *b = *pb;
+    *pb = NULL;
+    if (!b) return;
+    drop_groups(b, NULL);
+    kv_free(b->ids);
+    kv_free(b);
+}
+
+/* The first n tokens of sequence i, in b->ids. */
+static kv_status text_of(kv_bench *b, uint32_t i, size_t n, kv_error *err) {
+    if (n > b->cap) {
+        int32_t *p = kv_realloc(b->ids, n * sizeof *p);
+        if (!p) KV_FAIL(err, MEMORY, "no memory for %zu tokens", n);
+        b->ids = p;
+        b->cap = n;
+    }
+    for (size_t t = 0; t < n; t++) b->ids[t] = b->tokens[(t + (size_t)i * SEQUENCE_STRIDE) % b->n_tokens];
     return KVIST_OK;
 }
 
-kv_status kv_bench_run(kvist_engine *e, const char *policy, const kv_bench_case *cases, uint32_t n_cases, uint32_t reps,
-                       const int32_t *tokens, size_t n_tokens, const kv_watch *watch, kv_bench_result *results,
-                       kv_error *err) {
-    size_t longest = 0;
-    if (!n_tokens || !reps || reps > MAX_REPS) KV_FAIL(err, ARG, "1 to %d repetitions", MAX_REPS);
-    for (uint32_t i = 0; i < n_cases; i++) {
-        size_t need = (size_t)cases[i].depth + cases[i].n_prompt + cases[i].n_gen;
-        if (cases[i].depth != cases[0].depth) KV_FAIL(err, ARG, "cases of one run have one depth");
-        if (need > longest) longest = need;
-    }
-    int32_t *ids = kv_malloc(longest * sizeof *ids + 1);
-    if (!ids) KV_FAIL(err, MEMORY, "no memory for %zu tokens", longest);
-    for (size_t i = 0; i < longest; i++) ids[i] = tokens[i % n_tokens];
-    kvist_session *s;
-    kv_status st = kvist_session_create(e, policy, &s, err);
-    if (st == KVIST_OK) {
-        uint32_t depth = n_cases ? cases[0].depth : 0;
-        kv_watch_stage stage = {.watch = watch};
-        snprintf(stage.what, sizeof stage.what, "%.50s: filling %u tokens", policy, depth);
-        kvist_session_on_progress(s, kv_watch_progress, &stage);
-        if (depth) st = kvist_session_sync(s, ids, depth, err);
-        kvist_session_on_progress(s, NULL, NULL);
-        for (uint32_t i = 0; st == KVIST_OK && i < n_cases; i++)
-            st = run_case(s, policy, &cases[i], reps, ids, watch, &results[i], err);
-        kvist_session_close(&s);
-    }
-    kv_free(ids);
+static kv_status fill_session(kv_bench *b, group *g, kv_error *err) {
+    uint32_t i = g->n;
+    KV_TRY(kvist_session_create(b->e, g->policy, &g->s[i], err));
+    g->n++;
+    if (!g->depth) return KVIST_OK;
+    kv_watch_stage stage = {.watch = b->watch};
+    snprintf(stage.what, sizeof stage.what, "%.40s: filling %u tokens, sequence %u", g->policy, g->depth, i + 1);
+    KV_TRY(text_of(b, i, g->depth, err));
+    kvist_session_on_progress(g->s[i], kv_watch_progress, &stage);
+    kv_status st = kvist_session_sync(g->s[i], b->ids, g->depth, err);
+    kvist_session_on_progress(g->s[i], NULL, NULL);
     return st;
 }
 
-/* ---------------------------------------------------------------- bandwidth */
-
-/* 256 MiB: several times the last-level cache of a server slice; smaller buffers measured the cache. */
-enum { PROBE_BYTES = 256 << 20, PROBE_PIECE = 1 << 20, PROBE_PASSES = 7 };
-
-typedef struct probe {
-    const uint64_t *data;
-    uint64_t sums[PROBE_BYTES / PROBE_PIECE];
-} probe;
-
-static void read_piece(void *ctx, uint32_t item, uint32_t thread) {
-    probe *p = ctx;
-    (void)thread;
-    const uint64_t *x = p->data + (size_t)item * (PROBE_PIECE / 8);
-    uint64_t a[8] = {0}; /* independent sums, so that additions never bind */
-    for (size_t i = 0; i < PROBE_PIECE / 8; i += 8)
-        for (size_t j = 0; j < 8; j++) a[j] += x[i + j];
-    for (size_t j = 1; j < 8; j++) a[0] += a[j];
-    p->sums[item] = a[0];
+/* The group of a policy and depth with at least n sessions at the depth. */
+static kv_status group_get(kv_bench *b, const char *policy, uint32_t depth, uint32_t n, group **out, kv_error *err) {
+    group *g = b->groups;
+    while (g && (g->depth != depth || strcmp(g->policy, policy))) g = g->next;
+    if (!g) {
+        if (!b->keep) drop_groups(b, NULL);
+        g = kv_calloc(1, sizeof *g);
+        if (g) g->policy = kv_strndup(policy, strlen(policy));
+        if (!g || !g->policy) {
+            kv_free(g);
+            KV_FAIL(err, MEMORY, "no memory for sessions");
+        }
+        g->depth = depth;
+        g->next = b->groups;
+        b->groups = g;
+    }
+    *out = g;
+    while (g->n < n) KV_TRY(fill_session(b, g, err));
+    return KVIST_OK;
 }
 
-double kv_bench_bandwidth(uint32_t threads) {
-    kv_threads *t = NULL;
-    kv_error err;
-    double rate[PROBE_PASSES], result = 0;
-    uint64_t *data = kv_malloc64(PROBE_BYTES);
-    probe *p = kv_calloc(1, sizeof *p);
-    if (data && p && kv_threads_create(threads ? threads : kv_os_processors(), &t, &err) == KVIST_OK) {
-        memset(data, 1, PROBE_BYTES);
-        p->data = data;
-        for (int i = 0; i < PROBE_PASSES; i++) {
-            uint64_t t0 = kv_os_now_ns();
-            kv_threads_run(t, read_piece, p, PROBE_BYTES / PROBE_PIECE);
-            rate[i] = (double)PROBE_BYTES / ((double)(kv_os_now_ns() - t0) * 1e-9);
-        }
-        result = kv_measure_median(rate, PROBE_PASSES);
+static kv_status back_to_depth(group *g, uint32_t n, kv_error *err) {
+    for (uint32_t i = 0; i < n; i++) KV_TRY(kvist_session_truncate(g->s[i], g->depth, err));
+    return KVIST_OK;
+}
+
+/* Reads n tokens after the depth in each of `batch` sessions, one after another; seconds in all. */
+static kv_status prompt(kv_bench *b, group *g, uint32_t batch, uint32_t n, double *seconds, kv_error *err) {
+    *seconds = 0;
+    for (uint32_t i = 0; i < batch; i++) {
+        KV_TRY(text_of(b, i, (size_t)g->depth + n, err));
+        uint64_t t0 = kv_os_now_ns();
+        KV_TRY(kvist_session_sync(g->s[i], b->ids, (size_t)g->depth + n, err));
+        *seconds += (double)(kv_os_now_ns() - t0) * 1e-9;
     }
-    kv_threads_free(&t);
-    kv_free(p);
-    kv_free64(data);
-    return result;
+    return KVIST_OK;
+}
+
+static kv_status decode(kv_bench *b, group *g, uint32_t batch, uint32_t n, double *seconds, kv_error *err) {
+    int32_t ids[MAX_BATCH];
+    uint64_t t0 = kv_os_now_ns();
+    for (uint32_t t = 0; t < n; t++) {
+        for (uint32_t i = 0; i < batch; i++)
+            ids[i] = b->tokens[((size_t)g->depth + t + (size_t)i * SEQUENCE_STRIDE) % b->n_tokens];
+        KV_TRY(batch == 1 ? kvist_session_decode(g->s[0], ids[0], err) : kvist_decode_batch(g->s, ids, batch, err));
+        if (!kv_watch_tell(b->watch, g->policy, t, n)) KV_FAIL(err, CANCELLED, "stopped");
+    }
+    *seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
+    return KVIST_OK;
+}
+
+static kv_status work(kv_bench *b, group *g, const kv_bench_cell *c, uint32_t batch, uint32_t n, double *seconds,
+                      kv_error *err) {
+    return c->stage == KV_BENCH_DECODE ? decode(b, g, batch, n, seconds, err) : prompt(b, g, batch, n, seconds, err);
+}
+
+/* Warm-up, then the work, then back to the depth. */
+static kv_status timed(kv_bench *b, const kv_bench_cell *c, const char *policy, uint32_t batch, kv_bench_sample *out,
+                       kv_error *err) {
+    group *g;
+    uint32_t most = c->stage == KV_BENCH_DECODE ? WARM_STEPS : WARM_ROWS, warm = c->n < most ? c->n : most;
+    kvist_report r;
+    KV_TRY(group_get(b, policy, c->depth, batch, &g, err));
+    kvist_session_report(g->s[0], &r);
+    out->kv_before = c->depth ? r.bytes_true : 0;
+    KV_TRY(work(b, g, c, c->stage == KV_BENCH_DECODE ? batch : 1, warm, &out->seconds, err));
+    KV_TRY(back_to_depth(g, batch, err));
+    if (!kv_watch_tell(b->watch, policy, 0, 1)) KV_FAIL(err, CANCELLED, "stopped");
+    kvist_session_report(g->s[0], &r);
+    KV_TRY(work(b, g, c, batch, c->n, &out->seconds, err));
+    kvist_session_report(g->s[0], &out->report);
+    out->score_seconds = out->report.score_seconds - r.score_seconds;
+    out->seal_seconds = out->report.seal_seconds - r.seal_seconds;
+    out->tps = out->seconds > 0 ? (double)c->n * batch / out->seconds : 0;
+    return back_to_depth(g, batch, err);
+}
+
+/* Scoring is more than its own passes (rows are computed that nothing else needs), so it is the difference to the same
+ * prompt under `full` in the same call. Sealing is nothing but its own time. */
+static kv_status part(kv_bench *b, const kv_bench_cell *c, kv_bench_sample *out, kv_error *err) {
+    kv_bench_sample plain = {0};
+    bool score = c->stage == KV_BENCH_SCORE;
+    if (score) KV_TRY(timed(b, c, "full", 1, &plain, err));
+    KV_TRY(timed(b, c, c->policy, 1, out, err));
+    double rest = out->seconds - out->seal_seconds;
+    if (score && plain.seconds > 0) out->percent = 100 * (rest / plain.seconds - 1);
+    if (!score && rest > 0) out->percent = 100 * out->seal_seconds / rest;
+    return KVIST_OK;
+}
+
+kv_status kv_bench_run(kv_bench *b, const kv_bench_cell *c, kv_bench_sample *out, kv_error *err) {
+    uint32_t batch = c->batch ? c->batch : 1;
+    memset(out, 0, sizeof *out);
+    if (!c->n) KV_FAIL(err, ARG, "a benchmark of 0 tokens");
+    if (batch > MAX_BATCH) KV_FAIL(err, ARG, "%u sequences (at most %d)", batch, MAX_BATCH);
+    if (c->stage == KV_BENCH_SCORE || c->stage == KV_BENCH_SEAL) return part(b, c, out, err);
+    return timed(b, c, c->policy, batch, out, err);
 }

@@ -1,32 +1,45 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Speed of prompt and decode at a depth under a policy, with the engine's own timers, several repetitions; and what the
- * memory of the machine can stream, measured in the same run. Works on the public interface only.
+ * Speed of a prompt, of decoding, and of the parts of compression, one sample a call, so that a caller can go round
+ * many cells in turn. Owns the sessions a cell needs: the depth is read once and returned to by truncation. Works on
+ * the public interface only; the clock is the wall's, as a user's is.
  */
 #ifndef KV_MEASURE_THROUGHPUT_H
 #define KV_MEASURE_THROUGHPUT_H
 
 #include "measure/watch.h"
 
-typedef struct kv_bench_case {
-    uint32_t depth, n_prompt, n_gen;
-} kv_bench_case; /* one of n_prompt, n_gen is 0 */
+typedef enum kv_bench_stage {
+    KV_BENCH_PROMPT, /* a prompt of n tokens after the depth; batch sequences one after another */
+    KV_BENCH_DECODE, /* n tokens decoded by each of `batch` sequences together */
+    KV_BENCH_SCORE, /* what scoring adds to a prompt of n: its time but for sealing, over that under `full` beside it */
+    KV_BENCH_SEAL,  /* selecting and sealing in a prompt of n, by the session's own timer, over the rest of its time */
+} kv_bench_stage;
 
-typedef struct kv_bench_result {
-    uint32_t reps;
-    double tps, tps_min, tps_max; /* tokens/s: median and spread over the repetitions */
-    kvist_report report;          /* after the last one */
-    uint64_t kv_bytes;            /* true bytes of the cache at the depth; report.bytes_true has them at the end */
-} kv_bench_result;
+typedef struct kv_bench_cell {
+    kv_bench_stage stage;
+    const char *policy;
+    uint32_t depth, n, batch; /* batch 0: 1; score and seal: depth 0 */
+} kv_bench_cell;
 
-/* Fills depth with tokens (read as one prompt, once), then times each repetition from the same state: truncate to the
- * depth in between. tokens[n_tokens] is repeated cyclically. A warm-up of one short call is not timed. */
-kv_status kv_bench_run(kvist_engine *e, const char *policy, const kv_bench_case *cases, uint32_t n_cases, uint32_t reps,
-                       const int32_t *tokens, size_t n_tokens, const kv_watch *watch, kv_bench_result *results,
-                       kv_error *err) KV_WARN_UNUSED;
+typedef struct kv_bench_sample {
+    double seconds;
+    double tps;                         /* tokens/s over all sequences (prompt, decode) */
+    double percent;                     /* score, seal: as their stages say */
+    double score_seconds, seal_seconds; /* by the session's own timers, of a prompt */
+    uint64_t kv_before;                 /* true bytes of one sequence's cache at the depth */
+    kvist_report report;                /* of the first sequence, after the work */
+} kv_bench_sample;
 
-/* Bytes/s of reading memory with this many threads: median of several passes over a buffer far larger than the caches.
- * 0: no memory. */
-double kv_bench_bandwidth(uint32_t threads);
+typedef struct kv_bench kv_bench;
+/* tokens[n_tokens] is repeated cyclically, from another start for each sequence; must outlive *out. keep: sessions of
+ * all cells stay alive (their caches take memory of the engine's budget); else only those of the last cell's policy and
+ * depth. */
+kv_status kv_bench_open(kvist_engine *e, const int32_t *tokens, size_t n_tokens, bool keep, const kv_watch *watch,
+                        kv_bench **out, kv_error *err) KV_WARN_UNUSED;
+void kv_bench_close(kv_bench **b);
+
+/* One timed repetition, after a short untimed one (caches, frequency, first touch of pages). */
+kv_status kv_bench_run(kv_bench *b, const kv_bench_cell *cell, kv_bench_sample *out, kv_error *err) KV_WARN_UNUSED;
 
 #endif

@@ -69,7 +69,7 @@ static const struct {
     {{"eval", "mmlu", "-m", "m"}, "kvist eval: 'mmlu' is none of ppl, kld\ntry: kvist eval --help\n"},
     {{"bench", "-m", "m", "-o", "xml"}, "kvist bench: -o: 'xml' is none of md, csv, json\ntry: kvist bench --help\n"},
     {{"bench", "-m", "m", "-r", "0"},
-     "kvist bench: -r: '0' is no whole number from 1 to 64\ntry: kvist bench --help\n"},
+     "kvist bench: -r: '0' is no whole number from 1 to 1001\ntry: kvist bench --help\n"},
     {{"tokenize", "-m", "m", "-p", "a", "b"},
      "kvist tokenize: the text is given twice: -p and 'b'\ntry: kvist tokenize --help\n"},
     {{"run", "-m", "m", "-p", "-", "-f", "-"},

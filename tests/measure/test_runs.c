@@ -283,34 +283,76 @@ static void stopped(void **state) {
         left = 1;
         assert_int_equal(kv_compare_base(engine, &q, "full", &c, &res, &err), KVIST_E_CANCELLED);
         assert_null(c);
-        kv_bench_case bc = {64, 32, 0};
-        kv_bench_result br;
+        kv_bench_cell cell = {KV_BENCH_PROMPT, "full", 64, 32, 1};
+        kv_bench_sample sample;
+        kv_bench *b;
         left = 1;
         kv_watch w = {stop_at_once, &left};
-        assert_int_equal(kv_bench_run(engine, "full", &bc, 1, 2, ids, MAX_TOKENS, &w, &br, &err), KVIST_E_CANCELLED);
+        assert_int_equal(kv_bench_open(engine, ids, MAX_TOKENS, true, &w, &b, &err), 0);
+        assert_int_equal(kv_bench_run(b, &cell, &sample, &err), KVIST_E_CANCELLED);
+        kv_bench_close(&b);
     }
 }
 
-static void bench_cases(void **state) {
+/* Every sample of a cell starts from the same state: the same tokens are seen, the same bytes held, whatever other
+ * cells ran in between and whether sessions were kept. */
+static void bench_cells(void **state) {
     (void)state;
-    const kv_bench_case cases[] = {{100, 32, 0}, {100, 0, 8}};
-    kv_bench_result r[2];
-    kvist_error err;
-    if (kv_bench_run(engine, "full,format=q4", cases, 2, 3, ids, 7, NULL, r, &err))
-        fail_msg("%s", err.message); /* 7 tokens, repeated */
-    for (int i = 0; i < 2; i++) {
-        assert_true(r[i].tps_min > 0 && r[i].tps_min <= r[i].tps && r[i].tps <= r[i].tps_max);
-        assert_int_equal(r[i].report.tokens_seen, 100 + cases[i].n_prompt + cases[i].n_gen);
-        assert_true(r[i].kv_bytes > 0);
+    const kv_bench_cell cells[] = {{KV_BENCH_PROMPT, "full,format=q4", 100, 32, 1},
+                                   {KV_BENCH_DECODE, "full,format=q4", 100, 8, 1},
+                                   {KV_BENCH_DECODE, "full,format=q4", 100, 8, 3},
+                                   {KV_BENCH_DECODE, "full", 0, 5, 2},
+                                   {KV_BENCH_PROMPT, "minikv,keep=0.5", 0, 200, 2}};
+    enum { N = sizeof cells / sizeof *cells };
+    uint64_t bytes[2][N];
+    for (int keep = 0; keep < 2; keep++) {
+        kv_bench *b;
+        kvist_error err;
+        assert_int_equal(kv_bench_open(engine, ids, 7, keep, NULL, &b, &err), 0); /* 7 tokens, repeated */
+        for (int round = 0; round < 2; round++)
+            for (int i = 0; i < N; i++) {
+                kv_bench_sample s;
+                if (kv_bench_run(b, &cells[i], &s, &err)) fail_msg("%s", err.message);
+                assert_true(s.seconds > 0 && isfinite(s.tps));
+                assert_float_equal(s.tps * s.seconds, cells[i].n * cells[i].batch, 1e-6);
+                assert_int_equal(s.report.tokens_seen, cells[i].depth + cells[i].n);
+                assert_true((s.kv_before > 0) == (cells[i].depth > 0));
+                if (round)
+                    assert_int_equal(s.report.bytes_true, bytes[keep][i]);
+                else
+                    bytes[keep][i] = s.report.bytes_true;
+            }
+        kv_bench_close(&b);
+        kv_bench_close(&b);
     }
-    const kv_bench_case mixed[] = {{100, 32, 0}, {0, 0, 8}};
-    assert_int_equal(kv_bench_run(engine, "full", mixed, 2, 3, ids, 7, NULL, r, &err), KVIST_E_ARG);
-    assert_int_equal(kv_bench_run(engine, "full", cases, 2, 0, ids, 7, NULL, r, &err), KVIST_E_ARG);
+    assert_memory_equal(bytes[0], bytes[1], sizeof bytes[0]);
+}
+
+static void bench_parts(void **state) {
+    (void)state;
+    kv_bench *b;
+    kvist_error err;
+    kv_bench_sample s;
+    assert_int_equal(kv_bench_open(engine, ids, MAX_TOKENS, true, NULL, &b, &err), 0);
+    for (int stage = KV_BENCH_SCORE; stage <= KV_BENCH_SEAL; stage++) {
+        kv_bench_cell c = {(kv_bench_stage)stage, "minikv,keep=0.5", 0, 300, 1};
+        assert_int_equal(kv_bench_run(b, &c, &s, &err), 0);
+        assert_true(isfinite(s.percent) && s.percent > -100);
+        assert_int_equal(s.report.tokens_seen, 300);
+    }
+    const kv_bench_cell none = {KV_BENCH_PROMPT, "full", 0, 0, 1}, many = {KV_BENCH_DECODE, "full", 0, 1, 257},
+                        bad = {KV_BENCH_DECODE, "nonsense", 0, 1, 1};
+    assert_int_equal(kv_bench_run(b, &none, &s, &err), KVIST_E_ARG);
+    assert_int_equal(kv_bench_run(b, &many, &s, &err), KVIST_E_ARG);
+    assert_int_equal(kv_bench_run(b, &bad, &s, &err), KVIST_E_POLICY);
+    kv_bench_close(&b);
+    assert_int_equal(kv_bench_open(engine, ids, 0, true, NULL, &b, &err), KVIST_E_ARG);
+    assert_null(b);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(eval_rows), cmocka_unit_test(compare_paths),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(eval_rows),          cmocka_unit_test(compare_paths),
                                        cmocka_unit_test(compare_divergence), cmocka_unit_test(stopped),
-                                       cmocka_unit_test(bench_cases)};
+                                       cmocka_unit_test(bench_cells),        cmocka_unit_test(bench_parts)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 #include "base/alloc.h"
-#include "bench.h"
+#include "cli/bench_kernels.h"
 
 /* Inputs are never outputs (but for RoPE, which turns in place and keeps lengths), so that values stay as they are. */
 typedef struct elem {
@@ -59,9 +59,9 @@ static const struct {
 
 static void fill_elem(elem *e) {
     size_t n = (size_t)KB_ROWS * KB_FFN;
-    kb_fill(e->a, n, 1);
-    kb_fill(e->b, n, 2);
-    kb_fill(e->y, n, 3);
+    kv_kb_fill(e->a, n, 1);
+    kv_kb_fill(e->b, n, 2);
+    kv_kb_fill(e->y, n, 3);
     for (uint32_t r = 0; r < KB_ROWS; r++) {
         e->positions[r] = r;
         for (uint32_t i = 0; i < KB_HEAD_DIM / 2; i++) {
@@ -72,18 +72,24 @@ static void fill_elem(elem *e) {
     }
 }
 
-void kb_elem(kb *b) {
+void kv_kb_elem(kb *b) {
     size_t wide = (size_t)KB_ROWS * KB_FFN * sizeof(float), half = (size_t)KB_N_KV * KB_ROWS * KB_HEAD_DIM * 2;
     size_t table = (size_t)KB_ROWS * (KB_HEAD_DIM / 2) * sizeof(float);
-    elem e = {.a = kb_alloc(wide), .b = kb_alloc(wide), .y = kb_alloc(wide), .kf = kb_alloc(half), .vf = kb_alloc(half),
-              .cos = kb_alloc(table), .sin = kb_alloc(table), .positions = kb_alloc(KB_ROWS * sizeof(uint32_t))};
+    elem e = {.a = kv_kb_alloc(wide),
+              .b = kv_kb_alloc(wide),
+              .y = kv_kb_alloc(wide),
+              .kf = kv_kb_alloc(half),
+              .vf = kv_kb_alloc(half),
+              .cos = kv_kb_alloc(table),
+              .sin = kv_kb_alloc(table),
+              .positions = kv_kb_alloc(KB_ROWS * sizeof(uint32_t))};
     fill_elem(&e);
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
         for (e.rows = 1; e.rows <= KB_ROWS; e.rows *= KB_ROWS) {
             kb_case c = {.section = "elem", .kernel = ops[i].kernel, .place = KB_CACHE, .run = ops[i].run, .ctx = &e,
                          .rate = {{KB_GVALUES, (double)ops[i].values * e.rows}}};
             snprintf(c.name, sizeof c.name, "%s, %u row%s", ops[i].width, e.rows, e.rows == 1 ? "" : "s");
-            kb_measure(b, &c);
+            kv_kb_measure(b, &c);
         }
     void *all[] = {e.a, e.b, e.y, e.kf, e.vf, e.cos, e.sin, e.positions};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) kv_free64(all[i]);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "bench.h"
+#include "cli/bench_kernels.h"
 
 enum {
     GROUP = KB_N_Q / KB_N_KV,
@@ -40,19 +40,19 @@ static void open_streams(attn *a, uint32_t streams, uint32_t pages) {
     kv_error err;
     size_t page_bytes = kv_page_bytes_for(D, D);
     kv_page_layout f16;
-    kb_must(kv_page_layout_get(kv_format_pair(KV_F16, KV_F16), D, D, page_bytes, &f16, &err), &err);
+    kv_kb_must(kv_page_layout_get(kv_format_pair(KV_F16, KV_F16), D, D, page_bytes, &f16, &err), &err);
     a->shape = (kv_stream_shape){D, D, f16.tokens, GROUP};
     a->streams = streams;
     a->pages = pages;
     a->at = 0;
-    a->shapes = kb_alloc(streams * sizeof *a->shapes);
-    a->layer_first = kb_alloc((streams + 1) * sizeof *a->layer_first);
+    a->shapes = kv_kb_alloc(streams * sizeof *a->shapes);
+    a->layer_first = kv_kb_alloc((streams + 1) * sizeof *a->layer_first);
     for (uint32_t i = 0; i < streams; i++) a->shapes[i] = a->shape;
     for (uint32_t i = 0; i <= streams; i++) a->layer_first[i] = i;
     /* An entry of 32 bytes a page, and handles and sequence arrays, within an eighth. */
     uint64_t budget = (uint64_t)(streams * pages + 64) * page_bytes;
-    kb_must(kv_pool_create(page_bytes, budget + budget / 8 + (1 << 20), &a->pool, &err), &err);
-    kb_must(kv_seq_create(a->pool, streams, a->layer_first, a->shapes, &a->seq, &err), &err);
+    kv_kb_must(kv_pool_create(page_bytes, budget + budget / 8 + (1 << 20), &a->pool, &err), &err);
+    kv_kb_must(kv_seq_create(a->pool, streams, a->layer_first, a->shapes, &a->seq, &err), &err);
 }
 
 static void close_streams(attn *a) {
@@ -73,7 +73,7 @@ static void fill_streams(attn *a, kv_exec *ex, const kv_page_layout *layout) {
         for (uint32_t i = 0; i < a->pages; i++) {
             kv_stream *st = kv_seq_stream(a->seq, s, 0);
             uint32_t page, m = (s * a->pages + i) % DISTINCT;
-            kb_must(kv_stream_push(a->seq, st, 0.0f, &page, &err), &err);
+            kv_kb_must(kv_stream_push(a->seq, st, 0.0f, &page, &err), &err);
             kv_page_entry *e = kv_pool_entry(a->pool, page);
             if (s * a->pages + i < DISTINCT) {
                 model[m] = page;
@@ -130,12 +130,13 @@ static void run_colsum(void *ctx, kv_exec *ex) {
 }
 
 /* Streams of `pages` pages each filled with a format, for one case. */
-static void measure_streams(kb *b, attn *a, kb_case *c, const kv_page_layout *layout, uint32_t streams, uint32_t pages) {
-    if (!kb_wants(b, c)) return;
+static void measure_streams(kb *b, attn *a, kb_case *c, const kv_page_layout *layout, uint32_t streams,
+                            uint32_t pages) {
+    if (!kv_kb_wants(b, c)) return;
     open_streams(a, streams, pages);
-    if (pages) fill_streams(a, kb_best(b), layout);
+    if (pages) fill_streams(a, kv_kb_best(b), layout);
     c->ctx = a;
-    kb_measure(b, c);
+    kv_kb_measure(b, c);
     close_streams(a);
 }
 
@@ -167,27 +168,27 @@ static void measure_tiles(kb *b, attn *a) {
     c.rate[0].amount = pairs * D;
     /* Column sums need the rows' log-sum-exp: the prefill of the same rows leaves it in a->lse. */
     open_streams(a, 1, 0);
-    run_prefill(a, kb_best(b));
+    run_prefill(a, kv_kb_best(b));
     close_streams(a);
     measure_streams(b, a, &c, NULL, 1, 0);
 }
 
-void kb_attn(kb *b) {
+void kv_kb_attn(kb *b) {
     /* Pages are encoded from tokens m .. m + P, m < DISTINCT. */
     size_t tokens = KV_PAGE_TOKENS_MAX + DISTINCT, q_floats = (size_t)KB_ROWS * GROUP * D;
-    uint16_t *k = kb_alloc(tokens * D * 2), *v = kb_alloc(tokens * D * 2);
-    float *q = kb_alloc(q_floats * sizeof *q);
-    kb_fill_f16(k, tokens * D, 11);
-    kb_fill_f16(v, tokens * D, 12);
-    kb_fill(q, q_floats, 13);
-    attn a = {.k = k, .v = v, .q = q, .out = kb_alloc(q_floats * sizeof(float)),
-              .lse = kb_alloc((size_t)KB_ROWS * GROUP * sizeof(float)),
-              .sums = kb_alloc((size_t)KB_ROWS * GROUP * sizeof(float)),
+    uint16_t *k = kv_kb_alloc(tokens * D * 2), *v = kv_kb_alloc(tokens * D * 2);
+    float *q = kv_kb_alloc(q_floats * sizeof *q);
+    kv_kb_fill_f16(k, tokens * D, 11);
+    kv_kb_fill_f16(v, tokens * D, 12);
+    kv_kb_fill(q, q_floats, 13);
+    attn a = {.k = k, .v = v, .q = q, .out = kv_kb_alloc(q_floats * sizeof(float)),
+              .lse = kv_kb_alloc((size_t)KB_ROWS * GROUP * sizeof(float)),
+              .sums = kv_kb_alloc((size_t)KB_ROWS * GROUP * sizeof(float)),
               .p = {.scale = 1.0f / sqrtf(D), .n_q = GROUP, .n_kv = 1, .dk = D, .dv = D, .causal = true}};
     for (uint8_t f = 0; f < KV_FORMATS; f++) {
         kv_page_layout layout;
         kv_error err;
-        kb_must(kv_page_layout_get(kv_format_pair(f, f), D, D, kv_page_bytes_for(D, D), &layout, &err), &err);
+        kv_kb_must(kv_page_layout_get(kv_format_pair(f, f), D, D, kv_page_bytes_for(D, D), &layout, &err), &err);
         measure_pages(b, &a, kv_formats[f].name, &layout);
     }
     measure_tiles(b, &a);
@@ -218,20 +219,20 @@ static void run_seal(void *ctx, kv_exec *ex) {
     s->at = (m + 1) % DISTINCT;
 }
 
-void kb_encode(kb *b) {
+void kv_kb_encode(kb *b) {
     size_t page_bytes = kv_page_bytes_for(D, D), values = (size_t)(KV_PAGE_TOKENS_MAX + DISTINCT) * D;
-    uint16_t *k = kb_alloc(values * 2), *v = kb_alloc(values * 2);
-    kb_fill_f16(k, values, 21);
-    kb_fill_f16(v, values, 22);
-    sealing s = {.k = k, .v = v, .pages = kb_alloc(DISTINCT * page_bytes)};
+    uint16_t *k = kv_kb_alloc(values * 2), *v = kv_kb_alloc(values * 2);
+    kv_kb_fill_f16(k, values, 21);
+    kv_kb_fill_f16(v, values, 22);
+    sealing s = {.k = k, .v = v, .pages = kv_kb_alloc(DISTINCT * page_bytes)};
     for (uint32_t c = 0; c < D; c++) s.q2[c] = 1.0f + (float)(c % 7);
     for (uint8_t f = 0; f < KV_FORMATS; f++) {
         kv_error err;
-        kb_must(kv_page_layout_get(kv_format_pair(f, f), D, D, page_bytes, &s.layout, &err), &err);
+        kv_kb_must(kv_page_layout_get(kv_format_pair(f, f), D, D, page_bytes, &s.layout, &err), &err);
         kb_case c = {.section = "encode", .kernel = "seal", .place = KB_CACHE, .run = run_seal, .ctx = &s,
                      .rate = {{KB_US_PAGE, 1}, {KB_GBYTES, s.layout.tokens * 2.0 * D * 2}}};
         snprintf(c.name, sizeof c.name, "%s, page of %u, d=%d", kv_formats[f].name, s.layout.tokens, D);
-        kb_measure(b, &c);
+        kv_kb_measure(b, &c);
     }
     kv_free64(k);
     kv_free64(v);

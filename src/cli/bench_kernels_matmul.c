@@ -2,7 +2,7 @@
 /*
  * Cases of the matrix products: every weight type the GGUF table knows x 1, 8 and 512 rows; 16-bit activations and f32
  * products for one type; and the kernels a product of many rows is made of, alone: quantize, unpack, unpack_f32 (its
- * tile is the 512 rows). Also the machine's plain read of memory, beside which one row stands.
+ * tile is the 512 rows).
  * One row and eight rows walk a ring of weights, as decoding does; many rows reuse one weight.
  */
 #include <stdio.h>
@@ -10,40 +10,7 @@
 
 #include "backend/cpu/matmul.h"
 #include "base/alloc.h"
-#include "bench.h"
-
-/* ---- machine */
-typedef struct reader {
-    const uint64_t *data;
-    size_t words, at;
-    volatile uint64_t sum;
-} reader;
-
-#define READ_WORDS ((size_t)1 << 18) /* 2 MiB a run */
-
-static void read_run(void *ctx, kv_exec *ex) {
-    reader *r = ctx;
-    const uint64_t *p = r->data + r->at;
-    uint64_t a[16] = {0};
-    (void)ex;
-    for (size_t i = 0; i < READ_WORDS; i += 16)
-        for (int j = 0; j < 16; j++) a[j] += p[i + (size_t)j];
-    for (int j = 0; j < 16; j++) r->sum += a[j];
-    r->at = (r->at + READ_WORDS) % r->words;
-}
-
-void kb_machine(kb *b) {
-    kb_case c = {.section = "machine", .kernel = "read", .name = "plain read, 64-bit words", .place = KB_MEMORY,
-                 .no_level = true, .run = read_run, .rate = {{KB_GBYTES, READ_WORDS * 8.0}}};
-    if (!kb_wants(b, &c)) return;
-    size_t words = KB_RING_BYTES / 8;
-    uint64_t *data = kb_alloc(words * 8);
-    memset(data, 1, words * 8);
-    reader r = {.data = data, .words = words};
-    c.ctx = &r;
-    kb_measure(b, &c);
-    kv_free64(data);
-}
+#include "cli/bench_kernels.h"
 
 /* ---- products */
 typedef struct product {
@@ -68,17 +35,17 @@ static void product_run(void *ctx, kv_exec *ex) {
 static kv_weight *make_weight(kv_backend *be, uint32_t type, uint32_t n, uint32_t k) {
     const kv_type_info *ti = kv_type_get(type);
     size_t row = (size_t)k / ti->block * ti->bytes, bytes = row * n;
-    uint8_t *data = kb_alloc(bytes);
-    float *x = kb_alloc(k * sizeof *x);
+    uint8_t *data = kv_kb_alloc(bytes);
+    float *x = kv_kb_alloc(k * sizeof *x);
     memset(data, 0x2a, bytes); /* a type without encoder: small finite scales in every 16-bit reading */
     for (uint32_t o = 0; ti->quant && o < n; o++) {
-        kb_fill(x, k, o + 1);
+        kv_kb_fill(x, k, o + 1);
         ti->quant(x, data + o * row, k);
     }
     kv_tensor t = {"w", type, 2, {k, n, 1, 1}, data, bytes, 0};
     kv_weight *w;
     kv_error err;
-    kb_must(be->ops->weight_create(be, &t, NULL, &w, &err), &err);
+    kv_kb_must(be->ops->weight_create(be, &t, NULL, &w, &err), &err);
     kv_free64(x);
     kv_free64(data);
     return w;
@@ -88,8 +55,8 @@ static kv_weight *make_weight(kv_backend *be, uint32_t type, uint32_t n, uint32_
 static kv_weight *make_ring(const kv_weight *w, uint32_t *copies, uint8_t **memory) {
     size_t one = ((size_t)w->panels * w->panel_bytes + 63) & ~(size_t)63;
     *copies = (uint32_t)(KB_RING_BYTES / one) + 1;
-    *memory = kb_alloc(one * *copies);
-    kv_weight *ring = kb_alloc(*copies * sizeof *ring);
+    *memory = kv_kb_alloc(one * *copies);
+    kv_weight *ring = kv_kb_alloc(*copies * sizeof *ring);
     for (uint32_t i = 0; i < *copies; i++) {
         ring[i] = *w;
         ring[i].data = *memory + i * one;
@@ -140,7 +107,7 @@ static void measure_case(kb *b, uint32_t type, size_t kernel, uint32_t rows, con
     c.ctx = &p;
     c.rate[0] = (kb_rate){KB_GMACS, (double)first.n * first.k * rows};
     if (streams(rows)) c.rate[1] = (kb_rate){KB_GBYTES, (double)first.panels * (double)first.panel_bytes};
-    kb_measure(b, &c);
+    kv_kb_measure(b, &c);
 }
 
 /* ---- parts: one panel of 16 outputs, 256 values of k */
@@ -155,7 +122,7 @@ static const struct kv_matmul_kernels *kernels_of(kv_exec *ex) { return kv_cpu_e
 
 static void run_quantize(void *ctx, kv_exec *ex) {
     part *p = ctx;
-    kernels_of(ex)->quantize(p->x, PART_K, KV_TILE_ROWS, 0, p->rec);
+    kernels_of(ex)->quantize(p->x, PART_K, KV_TILE_ROWS, 0, false, p->rec);
 }
 
 static void run_unpack(void *ctx, kv_exec *ex) {
@@ -176,11 +143,11 @@ static kb_case part_case(uint32_t type, bool f32) {
 }
 
 static void measure_parts(kb *b, const kv_weight *w, const float *x) {
-    part p = {.w = w, .x = x, .rec = kb_alloc((size_t)PART_K * 2 * KV_PANEL * sizeof(float))};
+    part p = {.w = w, .x = x, .rec = kv_kb_alloc((size_t)PART_K * 2 * KV_PANEL * sizeof(float))};
     for (int f32 = w->code == KV_CODE_DENSE; f32 < 2; f32++) { /* dense weights have no codes */
         kb_case c = part_case(w->type, f32);
         c.ctx = &p;
-        kb_measure(b, &c);
+        kv_kb_measure(b, &c);
     }
     kv_free64(p.rec);
 }
@@ -189,9 +156,9 @@ static void measure_quantize(kb *b, const float *x) {
     kb_case c = {.section = "matmul", .kernel = "quantize", .place = KB_CACHE, .run = run_quantize,
                  .rate = {{KB_GVALUES, PART_K}}};
     snprintf(c.name, sizeof c.name, "a row of %d in a tile of %u", PART_K, KV_TILE_ROWS);
-    part p = {.x = x, .rec = kb_alloc(PART_K / 32 * KV_ACT_BYTES(KV_TILE_ROWS))};
+    part p = {.x = x, .rec = kv_kb_alloc(PART_K / 32 * KV_ACT_BYTES(KV_TILE_ROWS))};
     c.ctx = &p;
-    kb_measure(b, &c);
+    kv_kb_measure(b, &c);
     kv_free64(p.rec);
 }
 
@@ -200,19 +167,19 @@ static bool wants_type(kb *b, uint32_t type) {
     bool wanted = false;
     for (int f32 = kv_type_get(type)->block == 1; f32 < 2; f32++) {
         kb_case c = part_case(type, f32);
-        wanted |= kb_wants(b, &c);
+        wanted |= kv_kb_wants(b, &c);
     }
     for (size_t i = 0; i < KERNELS; i++)
         for (size_t r = 0; has_kernel(type, i) && r < COUNTS; r++) {
             kb_case c = case_of(type, i, row_counts[r]);
-            wanted |= kb_wants(b, &c);
+            wanted |= kv_kb_wants(b, &c);
         }
     return wanted;
 }
 
 static void measure_type(kb *b, uint32_t type, const float *x, float *y) {
     if (!wants_type(b, type)) return;
-    kv_backend *be = kb_best(b)->be;
+    kv_backend *be = kv_kb_best(b)->be;
     kv_weight *w = make_weight(be, type, KB_FFN, inputs(type));
     measure_parts(b, w, x);
     product p = {.x = x, .y = y};
@@ -225,9 +192,10 @@ static void measure_type(kb *b, uint32_t type, const float *x, float *y) {
     be->ops->weight_free(be, w);
 }
 
-void kb_matmul(kb *b) {
-    float *x = kb_alloc((size_t)KB_ROWS * KB_MAX_K * sizeof *x), *y = kb_alloc((size_t)KB_ROWS * KB_MAX_N * sizeof *y);
-    kb_fill(x, (size_t)KB_ROWS * KB_MAX_K, 7);
+void kv_kb_matmul(kb *b) {
+    float *x = kv_kb_alloc((size_t)KB_ROWS * KB_MAX_K * sizeof *x);
+    float *y = kv_kb_alloc((size_t)KB_ROWS * KB_MAX_N * sizeof *y);
+    kv_kb_fill(x, (size_t)KB_ROWS * KB_MAX_K, 7);
     measure_quantize(b, x);
     for (uint32_t type = 0; type < 256; type++) /* ggml's numbers; the table has gaps and grows */
         if (kv_type_get(type)) measure_type(b, type, x, y);

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which program and options do a piece of work on a peer; see bench_peer.h. The flash attention kernels are on and the
+ * threads are the caller's, in every call.
+ */
+#include "cli/bench_peer.h"
+
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/args.h"
+
+enum { MAX_ARGV = 48 };
+
+typedef struct command {
+    const char *argv[MAX_ARGV];
+    char text[16][48]; /* numbers as text */
+    char path[PEER_PATH + 32];
+    uint32_t n, n_text;
+} command;
+
+static void add(command *c, const char *s) {
+    if (c->n + 1 < MAX_ARGV) c->argv[c->n++] = s;
+    c->argv[c->n] = NULL;
+}
+
+static void add_option(command *c, const char *name, const char *value) {
+    add(c, name);
+    add(c, value);
+}
+
+static void add_numbers(command *c, const char *name, const char *fmt, uint32_t a, uint32_t b) {
+    char *t = c->text[c->n_text < 15 ? c->n_text++ : 15];
+    snprintf(t, sizeof c->text[0], fmt, a, b);
+    add_option(c, name, t);
+}
+
+/* PATH of a program beside the peer's llama-bench. */
+static void sibling(const bench_peer *p, const char *name, char *buf, size_t cap) {
+    char copy[PEER_PATH];
+    snprintf(copy, sizeof copy, "%s", p->path);
+    snprintf(buf, cap, "%s/%s", dirname(copy), name);
+}
+
+static bool has_sibling(const bench_peer *p, const char *name) {
+    char path[PEER_PATH + 32];
+    sibling(p, name, path, sizeof path);
+    return access(path, X_OK) == 0;
+}
+
+/* ---------------------------------------------------------------- what it is */
+
+/* A name out of a path: "ik" for a path that says so, else the program's. */
+static void name_of(const char *path, char *name, size_t cap) {
+    char copy[PEER_PATH];
+    snprintf(copy, sizeof copy, "%s", path);
+    snprintf(name, cap, "%.*s", (int)cap - 1,
+             strstr(path, "ik_llama")    ? "ik_llama.cpp"
+             : strstr(path, "llama.cpp") ? "llama.cpp"
+                                         : basename(copy));
+}
+
+int kv_peer_open(const char *text, bench_peer *p, char *why, size_t cap) {
+    const char *eq = strchr(text, '='), *slash = strchr(text, '/');
+    bool named = eq && (!slash || eq < slash);
+    const char *path = named ? eq + 1 : text;
+    memset(p, 0, sizeof *p);
+    if (!*path || strlen(path) >= sizeof p->path || (named && (eq == text || (size_t)(eq - text) >= sizeof p->name))) {
+        snprintf(why, cap, "--vs '%s' is no NAME=PATH of a llama-bench", text);
+        return KV_CLI_USAGE;
+    }
+    char *real = realpath(path, NULL); /* children do not stand where we do */
+    snprintf(p->path, sizeof p->path, "%s", real && strlen(real) < sizeof p->path ? real : path);
+    free(real);
+    if (named)
+        snprintf(p->name, sizeof p->name, "%.*s", (int)(eq - text), text);
+    else
+        name_of(path, p->name, sizeof p->name);
+    if (access(path, X_OK)) {
+        snprintf(why, cap, "--vs %s: there is no program %s", p->name, path);
+        return KV_CLI_USAGE;
+    }
+    const char *argv[] = {p->path, "--help", NULL};
+    peer_output o;
+    kv_peer_spawn(argv, &o);
+    const char *help = o.out ? o.out : "";
+    p->has_depth = strstr(help, "--n-depth") != NULL;
+    p->has_gp = strstr(help, "-gp ") != NULL;
+    p->warm_flag = strstr(help, "--no-warmup") != NULL;
+    bool ok = o.status == 0 && (p->has_depth || p->has_gp);
+    if (!ok)
+        snprintf(why, cap, "--vs %s: %s is no llama-bench with -d or -gp (%s%s)", p->name, path,
+                 o.status ? "its --help fails: " : "its --help names neither", o.status ? o.last : "");
+    kv_peer_output_free(&o);
+    p->batched = has_sibling(p, "llama-batched-bench");
+    p->sweep = has_sibling(p, "llama-sweep-bench");
+    return ok ? KV_CLI_OK : KV_CLI_FAILED;
+}
+
+/* ---------------------------------------------------------------- one repetition */
+
+static void common(command *c, const peer_work *w, const char *model, uint32_t threads) {
+    add_option(c, "-m", model);
+    add_numbers(c, "-t", "%u", threads, 0);
+    add_option(c, "-fa", "1");
+    if (strcmp(w->cache, "f16")) {
+        add_option(c, "-ctk", w->cache);
+        add_option(c, "-ctv", w->cache);
+    }
+}
+
+static void bench_command(command *c, const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
+                          const char *reps) {
+    add(c, p->path);
+    for (uint32_t i = 0; i < p->n_args; i++) add(c, p->args[i]);
+    common(c, w, model, threads);
+    add_option(c, "-o", "json");
+    add_option(c, "-r", reps);
+}
+
+static peer_outcome failed(const peer_output *o, const char *what, const peer_work *w, char *why, size_t cap) {
+    int n = snprintf(why, cap, "%s (%u at %u, x%u, cache %s): ", what, w->n, w->depth, w->batch, w->cache);
+    if (n < 0 || (size_t)n >= cap) return PEER_FAILED;
+    if (o->status)
+        snprintf(why + n, cap - (size_t)n, "exit status %d%s%s", o->status, *o->last ? ": " : "", o->last);
+    else
+        snprintf(why + n, cap - (size_t)n, "no such row in its output%s%s", *o->last ? "; it last said: " : "",
+                 o->last);
+    return PEER_FAILED;
+}
+
+/* Time of n tokens after the depth: llama.cpp says it (-d); ik_llama.cpp by two prompts, one longer by n. */
+static peer_outcome run_prompt(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
+                               double *value, const char **how, char *why, size_t cap) {
+    command c = {.n = 0};
+    double tps, s, longer;
+    bool two = w->depth && !p->has_depth;
+    /* Where the warm-up is one token, the first repetition touches memory: the second counts. */
+    bench_command(&c, p, w, model, threads, p->warm_flag || w->depth ? "1" : "2");
+    add_numbers(&c, "-p", two ? "%u,%u" : "%u", two ? w->depth : w->n, w->depth + w->n);
+    add_option(&c, "-n", "0");
+    if (w->depth && !two) add_numbers(&c, "-d", "%u", w->depth, 0);
+    *how = two ? "llama-bench, two prompts, difference" : "llama-bench";
+    peer_output o;
+    kv_peer_spawn(c.argv, &o);
+    bool ok = o.status == 0;
+    if (ok && two) {
+        ok = kv_peer_bench_row(o.out, w->depth, 0, -1, &tps, &s) &&
+             kv_peer_bench_row(o.out, w->depth + w->n, 0, -1, &tps, &longer) && longer > s;
+        if (ok) tps = w->n / (longer - s);
+    } else if (ok)
+        ok = kv_peer_bench_row(o.out, w->n, 0, p->has_depth ? (int64_t)w->depth : -1, &tps, &s);
+    peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, why, cap);
+    if (ok) *value = tps;
+    kv_peer_output_free(&o);
+    return result;
+}
+
+/* One micro-batch of n at the depth, measured while a context is filled. */
+static peer_outcome run_sweep(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
+                              double *value, const char **how, char *why, size_t cap) {
+    command c = {.n = 0};
+    sibling(p, "llama-sweep-bench", c.path, sizeof c.path);
+    add(&c, c.path);
+    common(&c, w, model, threads);
+    add_numbers(&c, "-c", "%u", w->depth + w->n, 0);
+    add_numbers(&c, "-ub", "%u", w->n, 0);
+    add_option(&c, "-n", "1");
+    add_numbers(&c, "--sweep-stride", "%u", w->depth / w->n, 0);
+    *how = "llama-sweep-bench";
+    peer_output o;
+    kv_peer_spawn(c.argv, &o);
+    bool ok = o.status == 0 && kv_peer_sweep_row(o.out, w->n, w->depth, value);
+    peer_outcome result = ok ? PEER_OK : failed(&o, c.path, w, why, cap);
+    kv_peer_output_free(&o);
+    return result;
+}
+
+static peer_outcome run_decode(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
+                               double *value, const char **how, char *why, size_t cap) {
+    command c = {.n = 0};
+    double s;
+    bool gp = w->depth && !p->has_depth;
+    bench_command(&c, p, w, model, threads, "1");
+    add_option(&c, "-p", "0");
+    if (gp) {
+        add_option(&c, "-n", "0");
+        add_numbers(&c, "-gp", "%u,%u", w->depth, w->n);
+    } else {
+        add_numbers(&c, "-n", "%u", w->n, 0);
+        if (w->depth) add_numbers(&c, "-d", "%u", w->depth, 0);
+    }
+    *how = "llama-bench";
+    peer_output o;
+    kv_peer_spawn(c.argv, &o);
+    bool ok = o.status == 0 &&
+              kv_peer_bench_row(o.out, gp ? w->depth : 0, w->n, p->has_depth ? (int64_t)w->depth : -1, value, &s);
+    peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, why, cap);
+    kv_peer_output_free(&o);
+    return result;
+}
+
+/* The context is for all sequences, and llama.cpp rounds each one's part to 256. */
+static peer_outcome run_batch(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
+                              double *value, const char **how, char *why, size_t cap) {
+    command c = {.n = 0};
+    uint32_t depth = w->depth ? w->depth : 1; /* an empty prompt is none of its cases */
+    *how = "llama-batched-bench";
+    if (!p->batched) return PEER_ABSENT;
+    sibling(p, "llama-batched-bench", c.path, sizeof c.path);
+    add(&c, c.path);
+    common(&c, w, model, threads);
+    add_numbers(&c, "-npp", "%u", depth, 0);
+    add_numbers(&c, "-ntg", "%u", w->n, 0);
+    add_numbers(&c, "-npl", "%u", w->batch, 0);
+    add_numbers(&c, "-c", "%u", w->batch * ((depth + w->n + 255) / 256 * 256), 0);
+    peer_output o;
+    kv_peer_spawn(c.argv, &o);
+    bool ok = o.status == 0 && kv_peer_batched_row(o.out, depth, w->n, w->batch, value);
+    peer_outcome result = ok ? PEER_OK : failed(&o, c.path, w, why, cap);
+    kv_peer_output_free(&o);
+    return result;
+}
+
+/* From start to exit of a process that loads the model and reads one token. */
+static peer_outcome run_load(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
+                             double *value, const char **how, char *why, size_t cap) {
+    command c = {.n = 0};
+    bench_command(&c, p, w, model, threads, "1");
+    add_option(&c, "-p", "1");
+    add_option(&c, "-n", "0");
+    if (p->warm_flag)
+        add(&c, "--no-warmup");
+    else
+        add_option(&c, "-w", "0");
+    *how = "llama-bench, prompt of 1, start to exit";
+    peer_output o;
+    kv_peer_spawn(c.argv, &o);
+    bool ok = o.status == 0;
+    peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, why, cap);
+    if (ok) *value = o.seconds;
+    kv_peer_output_free(&o);
+    return result;
+}
+
+peer_outcome kv_peer_run(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads, double *value,
+                         const char **how, char *why, size_t cap) {
+    switch (w->kind) {
+    case PEER_PROMPT:
+        if (w->depth && !p->has_depth && p->sweep && w->depth % w->n == 0)
+            return run_sweep(p, w, model, threads, value, how, why, cap);
+        return run_prompt(p, w, model, threads, value, how, why, cap);
+    case PEER_DECODE:
+        return run_decode(p, w, model, threads, value, how, why, cap);
+    case PEER_BATCH:
+        return run_batch(p, w, model, threads, value, how, why, cap);
+    case PEER_LOAD:
+        return run_load(p, w, model, threads, value, how, why, cap);
+    }
+    return PEER_FAILED;
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Other engines' benchmark programs, run as child processes (never through a shell) and read: llama-bench of llama.cpp
+ * and of ik_llama.cpp, their siblings llama-batched-bench and llama-sweep-bench where those lie beside it. What a
+ * program can do is read from its own --help. Knows nothing of kvist's engine.
+ */
+#ifndef KV_CLI_BENCH_PEER_H
+#define KV_CLI_BENCH_PEER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PEER_MAX = 4, PEER_PATH = 1024, PEER_ARGS = 16 };
+
+typedef struct bench_peer {
+    char name[24], path[PEER_PATH];
+    const char *args[PEER_ARGS]; /* the user's own for llama-bench (its siblings' differ), before ours */
+    uint32_t n_args;
+    bool has_depth;      /* -d N (llama.cpp) */
+    bool has_gp;         /* -gp P,N: generation alone is timed (ik_llama.cpp) */
+    bool warm_flag;      /* --no-warmup, and its warm-up is a whole prompt; else -w 0, and it is one token */
+    bool batched, sweep; /* siblings are there */
+} bench_peer;
+
+/* text: NAME=PATH or PATH (its name: the word of the path that tells it, "ik" or "llama"). 0; or 1 or 2 (exit status)
+ * with one line in why. Asks the program for its options. */
+int kv_peer_open(const char *text, bench_peer *out, char *why, size_t cap);
+
+typedef enum peer_kind { PEER_PROMPT, PEER_DECODE, PEER_BATCH, PEER_LOAD } peer_kind;
+typedef struct peer_work {
+    peer_kind kind;
+    uint32_t depth, n, batch;
+    const char *cache; /* type of K and V: "f16", "q8_0", ... */
+} peer_work;
+
+typedef enum peer_outcome { PEER_OK, PEER_ABSENT, PEER_FAILED } peer_outcome;
+/* One repetition in a fresh process. *value: tokens/s over all sequences, or seconds (load). how: which program and
+ * options (static), also when absent. why: one line when it failed. */
+peer_outcome kv_peer_run(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads, double *value,
+                         const char **how, char *why, size_t cap);
+
+/* ---- what kv_peer_run is made of, for tests */
+typedef struct peer_output {
+    int status;     /* exit status, 128 + signal; -1: not started */
+    char *out;      /* kv_malloc'd, terminated */
+    char last[256]; /* last line of its standard error that names an error, else that says something */
+    double seconds;
+} peer_output;
+/* argv ends with NULL. Standard output is kept (1 MiB at most), of standard error its last line; tables that programs
+ * print there are kept too (lines that begin with '|' or '{'). */
+void kv_peer_spawn(const char *const *argv, peer_output *o);
+void kv_peer_output_free(peer_output *o);
+
+/* tokens/s and seconds of llama-bench's -o json row with these counts; depth: -1 when rows have no n_depth. The last
+ * repetition counts (the first one of several warms up). false: no such row. */
+bool kv_peer_bench_row(const char *json, uint32_t n_prompt, uint32_t n_gen, int64_t depth, double *tps,
+                       double *seconds);
+/* S_TG t/s of llama-batched-bench's table for pp, tg, pl. */
+bool kv_peer_batched_row(const char *text, uint32_t pp, uint32_t tg, uint32_t pl, double *tps);
+/* S_PP t/s of llama-sweep-bench's table at n_kv tokens. */
+bool kv_peer_sweep_row(const char *text, uint32_t pp, uint32_t n_kv, double *tps);
+
+#endif
