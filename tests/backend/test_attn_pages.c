@@ -24,12 +24,13 @@ static void fold(world *w, const struct kv_attn_kernels *k, const float *q, uint
         kv_attn_load_query(k, q + i * w->p.dk, w->p.dk, w->p.scale, qp + i * 256, 256);
         f->m[i] = -INFINITY;
     }
+    kv_attn_page p[KV_ATTN_RUN];
     for (uint32_t i = 0; i < n_pages; i++) {
         const kv_page_entry *e = kv_pool_entry(w->pool, st->handles[i].page);
-        kv_attn_page p = {.layout = &set->by_pair[e->format], .entry = e, .data = kv_pool_data(w->pool, st->handles[i].page), .lo = lo,
-                          .hi = hi < e->n ? hi : e->n, .nq = nq, .q = qp, .q_stride = 256, .m = f->m, .l = f->l, .o = f->o, .o_stride = 256};
-        k->page[p.layout->kind](&p, &s->work[0]);
+        p[i] = (kv_attn_page){.layout = &set->by_pair[e->format], .entry = e, .data = kv_pool_data(w->pool, st->handles[i].page), .lo = lo,
+                              .hi = hi < e->n ? hi : e->n, .nq = nq, .q = qp, .q_stride = 256, .m = f->m, .l = f->l, .o = f->o, .o_stride = 256};
     }
+    k->page[p->layout->kind](p, n_pages, &s->work[0]);
     free(qp);
 }
 

@@ -2,7 +2,8 @@
 /*
  * Attention kernels for AVX2 (with FMA, F16C). Owns the vector operations, 16 floats in two registers, and the integer loops over bit
  * planes; the kernels themselves are in attn_simd.h. A tile of 8 x 8 codes is two registers, one a half of 4 channels (K) or 4 tokens (V);
- * each plane is expanded by broadcast and test, and the products of both halves fit 16 bits together (2 x 63 x 127 x 2 < 32768).
+ * each plane is expanded by broadcast and test, products are added up in 16 bits for as many tiles as must fit. K's codes, of a width that
+ * differs from block to block, are unpacked for all rows first; V's never leave registers.
  */
 #include "backend/cpu/attn.h"
 #include "base/half.h"
@@ -14,6 +15,9 @@ typedef struct { __m256 a, b; } v16;
 typedef struct { __m256i a, b; } n16;
 #define VOP static inline __attribute__((always_inline))
 #define TILE_NV 1
+/* 16 registers: one chain of sums for three queries of 16 floats and what they read. */
+#define PAGE_PARTS 1
+#define PAGE_NV 1
 
 VOP v16 v_load(const float *p) { return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 VOP void v_store(float *p, v16 x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
@@ -116,86 +120,189 @@ VOP v16 v_codes4(const uint8_t *p)
                          _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32((int)x[1]), by), mask)});
 }
 
+/* q[order[0..16)] */
 VOP v16 v_rank(const float *q, uint32_t n, const uint8_t *order)
 {
-    float y[16];
+    n16 at = n_u8(order);
     (void)n;
-    for (uint32_t r = 0; r < 16; r++) y[r] = q[order[r]];
-    return v_load(y);
+    return (v16){_mm256_i32gather_ps(q, at.a, 4), _mm256_i32gather_ps(q, at.b, 4)};
 }
 
-/* Codes of one half of a tile: bit i of 32 is byte i. p: the low plane's half, planes 8 bytes apart. */
-VOP __m256i half_codes(const uint8_t *p, const uint32_t w)
+/* ------------------------------------------------------------------ LADDER: bit planes */
+/* Codes of a tile of w planes: c[0] the low halves of the planes (channels, or tokens, 0-3), c[1] the high ones; bit i of 32 is byte i. */
+VOP void tile_codes(const uint8_t *p, const uint32_t w, __m256i c[2])
 {
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
-    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
-    __m256i v = _mm256_setzero_si256();
+    const __m256i low = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    __m256i first[2];
+    const __m256i high = _mm256_add_epi8(low, _mm256_set1_epi8(4)), bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
     for (uint32_t b = 0; b < w; b++) {
-        int32_t x;
-        memcpy(&x, p + 8 * b, 4);
-        __m256i on = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(x), spread), bit);
-        v = _mm256_or_si256(v, _mm256_and_si256(_mm256_cmpeq_epi8(on, bit), _mm256_set1_epi8((char)(1 << b))));
-    }
-    return v;
-}
-
-/* acc[r] += the tile's 8 sums with the 8 codes of row r, nr <= 4 rows. */
-VOP void plane_tile(__m256i *acc, const uint8_t *p, const int8_t *codes, size_t stride, const uint32_t w, const int nr)
-{
-    __m256i c0 = half_codes(p, w), c1 = half_codes(p + 4, w);
-    for (int r = 0; r < nr; r++) {
-        int32_t x[2];
-        memcpy(x, codes + (size_t)r * stride, 8);
-        __m256i y = _mm256_add_epi16(_mm256_maddubs_epi16(c0, _mm256_set1_epi32(x[0])), _mm256_maddubs_epi16(c1, _mm256_set1_epi32(x[1])));
-        acc[r] = _mm256_add_epi32(acc[r], _mm256_madd_epi16(y, _mm256_set1_epi16(1)));
-    }
-}
-
-VOP void plane_tile_any(__m256i *acc, const uint8_t *p, const int8_t *codes, size_t stride, uint32_t w, const int nr)
-{
-    switch (w) {
-    case 0: break;
-    case 1: plane_tile(acc, p, codes, stride, 1, nr); break;
-    case 2: plane_tile(acc, p, codes, stride, 2, nr); break;
-    case 3: plane_tile(acc, p, codes, stride, 3, nr); break;
-    case 4: plane_tile(acc, p, codes, stride, 4, nr); break;
-    default: plane_tile(acc, p, codes, stride, w, nr); break;
-    }
-}
-
-VOP void store_sums(int32_t *y, size_t stride, const __m256i *acc, const int nr)
-{
-    for (int r = 0; r < nr; r++) _mm256_storeu_si256((__m256i *)(void *)(y + (size_t)r * stride), acc[r]);
-}
-
-VOP void k_rows(const kv_attn_page *a, const int8_t *codes, int32_t *isum, size_t stride, const int nr)
-{
-    const kv_page_layout *L = a->layout;
-    for (uint32_t t = a->lo / 8; t < (a->hi + 7) / 8; t++) {
-        const uint8_t *p = a->data + L->k_off;
-        __m256i acc[4];
-        for (int r = 0; r < nr; r++) acc[r] = _mm256_setzero_si256();
-        for (uint32_t b = 0; b < L->dkp / 8u; b++) {
-            uint32_t width = kv_page_width(a->entry, b);
-            plane_tile_any(acc, p + 8 * width * t, codes + 8 * b, stride, width, nr);
-            p += width * L->tokens;
+        int64_t x;
+        memcpy(&x, p + 8 * b, 8);
+        __m256i plane = _mm256_set1_epi64x(x), one = _mm256_set1_epi8((char)(1 << b));
+        for (int h = 0; h < 2; h++) {
+            __m256i on = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(plane, h ? high : low), bit), bit);
+            if (b == 0) first[h] = on;
+            else c[h] = b == 1 ? _mm256_and_si256(on, one) : _mm256_or_si256(c[h], _mm256_and_si256(on, one));
         }
-        store_sums(isum + 8 * t, stride, acc, nr);
+    }
+    for (int h = 0; h < 2; h++) c[h] = _mm256_sub_epi8(w > 1 ? c[h] : _mm256_setzero_si256(), first[h]);
+}
+
+/* Sums of products in 16 bits, two a lane of 32, and what they were emptied into. A tile of w planes adds 4 products of at most 127 (2^w - 1)
+ * to a sum of 16 bits, and 32,767 hold 508 (2^w - 1) as often as room says. */
+enum { SUM_MOST = 32767, TILE_MOST = 508 };
+typedef struct sums { __m256i small[2][8], all[2][8]; } sums;
+
+VOP void sums_clear(sums *s, const int nr, const int nt)
+{
+    for (int i = 0; i < nt; i++)
+        for (int r = 0; r < nr; r++) s->small[i][r] = s->all[i][r] = _mm256_setzero_si256();
+}
+VOP void sums_empty(sums *s, const int nr, const int nt)
+{
+    for (int i = 0; i < nt; i++)
+        for (int r = 0; r < nr; r++) {
+            s->all[i][r] = _mm256_add_epi32(s->all[i][r], _mm256_madd_epi16(s->small[i][r], _mm256_set1_epi16(1)));
+            s->small[i][r] = _mm256_setzero_si256();
+        }
+}
+VOP __m256i four(const int8_t *codes)
+{
+    int32_t x;
+    memcpy(&x, codes, 4);
+    return _mm256_set1_epi32(x);
+}
+/* Adds tile i's sums with the 8 codes of nr rows. */
+VOP void sums_add(sums *s, const int i, const __m256i c[2], const int8_t *codes, size_t stride, const int nr)
+{
+    for (int r = 0; r < nr; r++) {
+        s->small[i][r] = _mm256_add_epi16(s->small[i][r], _mm256_maddubs_epi16(c[0], four(codes + (size_t)r * stride)));
+        s->small[i][r] = _mm256_add_epi16(s->small[i][r], _mm256_maddubs_epi16(c[1], four(codes + (size_t)r * stride + 4)));
+    }
+}
+VOP void sums_store(sums *s, int32_t *y, size_t stride, const int nr, const int nt)
+{
+    sums_empty(s, nr, nt);
+    for (int i = 0; i < nt; i++)
+        for (int r = 0; r < nr; r++) _mm256_storeu_si256((__m256i *)(void *)(y + (size_t)r * stride + 8 * i), s->all[i][r]);
+}
+
+/* n tiles of a block of channels as bytes, K_TILES x 64 bytes from block to block. */
+enum { K_TILES = 8 };
+VOP void unpack_tiles(const uint8_t *p, const uint32_t w, uint32_t n, uint8_t *y)
+{
+    for (uint32_t i = 0; i < n; i++, p += 8 * w, y += 64) {
+        __m256i c[2];
+        tile_codes(p, w, c);
+        _mm256_storeu_si256((__m256i *)(void *)y, c[0]);
+        _mm256_storeu_si256((__m256i *)(void *)(y + 32), c[1]);
     }
 }
 
-VOP void v_rows(const kv_attn_page *a, const int8_t *codes, int32_t *isum, size_t stride, const int nr)
+/* Tiles [t, t + n) of all blocks of channels that have bits. */
+static void unpack_keys(const kv_attn_page *a, uint32_t t, uint32_t n, uint8_t *y)
 {
     const kv_page_layout *L = a->layout;
-    uint32_t n = L->dvp / 8u, bits = L->v_bits;
-    for (uint32_t c = 0; c < n; c++) {
-        __m256i acc[4];
-        for (int r = 0; r < nr; r++) acc[r] = _mm256_setzero_si256();
-        for (uint32_t t = a->lo / 8; t < (a->hi + 7) / 8; t++)
-            plane_tile_any(acc, a->data + L->v_off + 8 * (size_t)bits * (t * n + c), codes + 8 * t, stride, bits, nr);
-        store_sums(isum + 8 * c, stride, acc, nr);
+    const uint8_t *p = a->data + L->k_off;
+    for (uint32_t b = 0; b < L->dkp / 8u; b++, y += K_TILES * 64) {
+        uint32_t w = kv_page_width(a->entry, b);
+        switch (w) {
+        case 0: break;
+        case 1: unpack_tiles(p + 8 * t, 1, n, y); break;
+        case 2: unpack_tiles(p + 16 * t, 2, n, y); break;
+        case 3: unpack_tiles(p + 24 * t, 3, n, y); break;
+        case 4: unpack_tiles(p + 32 * t, 4, n, y); break;
+        default: unpack_tiles(p + 8 * w * t, w, n, y); break;
+        }
+        p += w * L->tokens;
     }
 }
+
+/* Sums of nt unpacked tiles at y over all blocks. */
+VOP void k_tiles(const kv_attn_page *a, const uint8_t *y, const int8_t *codes, size_t stride, int32_t *isum, const int nr, const int nt)
+{
+    int32_t room = SUM_MOST;
+    sums s;
+    sums_clear(&s, nr, nt);
+    for (uint32_t b = 0; b < a->layout->dkp / 8u; b++, y += K_TILES * 64) {
+        uint32_t w = kv_page_width(a->entry, b);
+        int32_t most = TILE_MOST * (int32_t)((1u << w) - 1);
+        if (!w) continue;
+        if (room < most) {
+            sums_empty(&s, nr, nt);
+            room = SUM_MOST;
+        }
+        room -= most;
+        for (int i = 0; i < nt; i++) {
+            const __m256i *x = (const __m256i *)(const void *)(y + 64 * i);
+            __m256i c[2] = {_mm256_loadu_si256(x), _mm256_loadu_si256(x + 1)};
+            sums_add(&s, i, c, codes + 8 * b, stride, nr);
+        }
+    }
+    sums_store(&s, isum, stride, nr, nt);
+}
+
+VOP void k_rows(const kv_attn_page *a, kv_attn_work *w, size_t stride, const int nr)
+{
+    uint8_t *y = (uint8_t *)w->wide;
+    const uint32_t end = (a->hi + 7) / 8;
+    for (uint32_t t0 = a->lo / 8; t0 < end; t0 += K_TILES) {
+        uint32_t n = end - t0 < K_TILES ? end - t0 : K_TILES, i = 0;
+        unpack_keys(a, t0, n, y);
+        if (nr <= 4)
+            for (; i + 2 <= n; i += 2) k_tiles(a, y + 64 * i, w->codes, stride, w->isum + 8 * (t0 + i), nr, 2);
+        for (; i < n; i++) k_tiles(a, y + 64 * i, w->codes, stride, w->isum + 8 * (t0 + i), nr, 1);
+    }
+}
+
+/* Sums of nt tiles of channels from tile c over the tokens. */
+VOP void v_tiles(const kv_attn_page *a, kv_attn_work *w, size_t stride, uint32_t c, const uint32_t bits, const int nr, const int nt)
+{
+    const kv_page_layout *L = a->layout;
+    const uint32_t n = L->dvp / 8u, t1 = (a->hi + 7) / 8, most = SUM_MOST / (TILE_MOST * ((1u << bits) - 1));
+    sums s;
+    sums_clear(&s, nr, nt);
+    for (uint32_t t = a->lo / 8; t < t1;) {
+        uint32_t to = t1 - t < most ? t1 : t + most;
+        for (; t < to; t++)
+            for (int i = 0; i < nt; i++) {
+                __m256i x[2];
+                tile_codes(a->data + L->v_off + 8 * (size_t)bits * (t * n + c + (uint32_t)i), bits, x);
+                sums_add(&s, i, x, w->codes + 8 * t, stride, nr);
+            }
+        if (t < t1) sums_empty(&s, nr, nt);
+    }
+    sums_store(&s, w->isum + 8 * c, stride, nr, nt);
+}
+
+VOP void v_rows_bits(const kv_attn_page *a, kv_attn_work *w, size_t stride, const uint32_t bits, const int nr)
+{
+    uint32_t c = 0, n = a->layout->dvp / 8u;
+    if (nr <= 4)
+        for (; c + 2 <= n; c += 2) v_tiles(a, w, stride, c, bits, nr, 2);
+    for (; c < n; c++) v_tiles(a, w, stride, c, bits, nr, 1);
+}
+VOP void v_rows(const kv_attn_page *a, kv_attn_work *w, size_t stride, const int nr)
+{
+    switch (a->layout->v_bits) {
+    case 2: v_rows_bits(a, w, stride, 2, nr); break;
+    case 3: v_rows_bits(a, w, stride, 3, nr); break;
+    default: v_rows_bits(a, w, stride, 4, nr); break;
+    }
+}
+
+#define BY_ROWS(nr, fn)                                                        \
+    switch (nr) {                                                              \
+    case 1: fn(a, w, stride, 1); break;                                        \
+    case 2: fn(a, w, stride, 2); break;                                        \
+    case 3: fn(a, w, stride, 3); break;                                        \
+    case 4: fn(a, w, stride, 4); break;                                        \
+    case 6: fn(a, w, stride, 6); break;                                        \
+    default: fn(a, w, stride, 8); break;                                       \
+    }
+
+static void ladder_k(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr) { BY_ROWS(nr, k_rows) }
+static void ladder_v(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr) { BY_ROWS(nr, v_rows) }
 
 /* isum[q][i] = sum_r row[r][i] codes[q][r] for columns [from, to) of n (even) rows of bytes, in pairs of rows. */
 VOP void byte_sums(const uint8_t *base, size_t step, uint32_t n, uint32_t from, uint32_t to, const int16_t *codes, size_t stride, int32_t *isum, const int nq)
@@ -228,21 +335,6 @@ VOP void q8_v(const kv_attn_page *a, kv_attn_work *w, const int16_t *codes, size
     uint32_t t0 = a->lo & ~1u, dvp = a->layout->dvp;
     byte_sums(a->data + a->layout->v_off + (size_t)t0 * dvp, dvp, ((a->hi + 1) & ~1u) - t0, 0, dvp, codes + t0, stride, w->isum, nq);
 }
-
-#define BY_ROWS(n, fn)                                                         \
-    for (int r_ = 0; r_ < (n); r_ += 4) {                                      \
-        const int8_t *codes_ = w->codes + (size_t)r_ * stride;                 \
-        int32_t *isum_ = w->isum + (size_t)r_ * stride;                        \
-        switch ((n) - r_) {                                                    \
-        case 1: fn(a, codes_, isum_, stride, 1); break;                        \
-        case 2: fn(a, codes_, isum_, stride, 2); break;                        \
-        case 3: fn(a, codes_, isum_, stride, 3); break;                        \
-        default: fn(a, codes_, isum_, stride, 4); break;                       \
-        }                                                                      \
-    }
-
-static void ladder_k(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr) { BY_ROWS(nr, k_rows) }
-static void ladder_v(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr) { BY_ROWS(nr, v_rows) }
 
 #include "backend/cpu/attn_simd.h"
 

@@ -1,72 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attention kernels for AVX-512 (F, BW, DQ, VL, VNNI). Owns the vector operations and the integer loops over bytes; the kernels
- * themselves are in attn_simd.h. What VBMI and GFNI make faster is in attn_vbmi_avx512.c, with the same bits; w->vbmi says that they are there.
+ * Attention kernels for AVX-512 (F, BW, DQ, VL, VNNI): the vector operations of attn_vec_avx512.h in the kernels of attn_simd.h, and LADDER
+ * of its own (attn_ladder_avx512.h). Owns the integer loops over bytes. What VBMI and GFNI make faster is in attn_vbmi_avx512.c, with the same
+ * bits; w->vbmi says that they are there.
  */
 #include "backend/cpu/attn.h"
 #include "base/half.h"
 
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
-#include <immintrin.h>
-
-typedef __m512 v16;
-typedef __m512i n16;
-#define VOP static inline __attribute__((always_inline))
 #define TILE_NV 4
-
-VOP v16 v_load(const float *p) { return _mm512_loadu_ps(p); }
-VOP void v_store(float *p, v16 x) { _mm512_storeu_ps(p, x); }
-VOP v16 v_set(float x) { return _mm512_set1_ps(x); }
-VOP v16 v_pair(float a, float b) { return _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(a), _mm512_set1_ps(b)); }
-VOP v16 v_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
-VOP v16 v_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
-VOP v16 v_mul(v16 a, v16 b) { return _mm512_mul_ps(a, b); }
-VOP v16 v_div(v16 a, v16 b) { return _mm512_div_ps(a, b); }
-VOP v16 v_min(v16 a, v16 b) { return _mm512_min_ps(a, b); }
-VOP v16 v_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
-VOP v16 v_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }
-VOP v16 v_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
-VOP n16 n_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)); }
-VOP v16 v_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(n_u8(p)); }
-VOP v16 v_scale2(v16 p, v16 t) { return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23))); }
-VOP v16 v_keep_ge(v16 x, float t, v16 p) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(t), _CMP_GE_OQ), p); }
-VOP v16 v_keep(v16 x, int lo, int hi, float other)
-{
-    uint32_t below = lo <= 0 ? 0u : lo >= 16 ? 0xffffu : (1u << lo) - 1, upto = hi <= 0 ? 0u : hi >= 16 ? 0xffffu : (1u << hi) - 1;
-    return _mm512_mask_mov_ps(_mm512_set1_ps(other), (__mmask16)(upto & ~below), x);
-}
-VOP float v_first(v16 x) { return _mm512_cvtss_f32(x); }
-VOP float v_hmax(v16 x)
-{
-    __m256 a = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
-    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
-    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
-}
-VOP float v_hsum(v16 x)
-{
-    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
-    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
-    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
-}
-VOP v16 v_bits(n16 x) { return _mm512_castsi512_ps(x); }
-VOP n16 n_zero(void) { return _mm512_setzero_si512(); }
-VOP n16 n_set(int x) { return _mm512_set1_epi32(x); }
-VOP n16 n_load(const int32_t *p) { return _mm512_loadu_si512(p); }
-VOP void n_store(int32_t *p, n16 x) { _mm512_storeu_si512(p, x); }
-VOP n16 n_round(v16 x) { return _mm512_cvtps_epi32(x); }
-VOP v16 n_float(n16 x) { return _mm512_cvtepi32_ps(x); }
-VOP n16 n_add(n16 a, n16 b) { return _mm512_add_epi32(a, b); }
-VOP n16 n_sub(n16 a, n16 b) { return _mm512_sub_epi32(a, b); }
-VOP n16 n_mul(n16 a, n16 b) { return _mm512_mullo_epi32(a, b); }
-VOP n16 n_shl(n16 a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
-VOP n16 n_shl19(n16 a) { return _mm512_slli_epi32(a, 19); }
-VOP n16 n_shr7(n16 a) { return _mm512_srai_epi32(a, 7); }
-VOP n16 n_low7(n16 a) { return _mm512_and_si512(a, _mm512_set1_epi32(127)); }
-VOP int32_t n_hsum(n16 x) { return _mm512_reduce_add_epi32(x); }
-VOP void n_bytes(int8_t *p, n16 x) { _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x)); }
-VOP void n_words(int16_t *p, n16 x) { _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(x)); }
+#include "backend/cpu/attn_vec_avx512.h"
 
 /* 16 packed codes as floats: shifted down, then looked up by their low four bits. */
 VOP v16 v_codes2(const uint8_t *p)
@@ -84,31 +27,6 @@ VOP v16 v_codes4(const uint8_t *p)
     const __m512i at = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     __m512i x = _mm512_castsi128_si512(_mm_loadl_epi64((const __m128i *)(const void *)p));
     return _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_permutexvar_epi32(at, x), by), table);
-}
-
-/* q[order[0..16)] of n channels: two-source permutes over 32 channels at a time. */
-VOP v16 v_rank(const float *q, uint32_t n, const uint8_t *order)
-{
-    n16 at = n_u8(order), part = _mm512_srli_epi32(at, 5);
-    v16 x = _mm512_permutex2var_ps(v_load(q), at, v_load(q + 16));
-    for (uint32_t c = 32; c < n; c += 32)
-        x = _mm512_mask_mov_ps(x, _mm512_cmpeq_epi32_mask(part, _mm512_set1_epi32((int)(c / 32))),
-                               _mm512_permutex2var_ps(v_load(q + c), at, v_load(q + c + 16)));
-    return x;
-}
-
-#include "backend/cpu/attn_planes_avx512.h"
-
-static void ladder_k(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr)
-{
-    if (w->vbmi) kv_attn_ladder_k_vbmi(a, w, stride, nr);
-    else planes_k(a, w, stride, nr);
-}
-
-static void ladder_v(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr)
-{
-    if (w->vbmi) kv_attn_ladder_v_vbmi(a, w, stride, nr);
-    else planes_v(a, w, stride, nr);
 }
 
 /* The codes of two rows, for every column. */
@@ -175,7 +93,15 @@ VOP void q8_v(const kv_attn_page *a, kv_attn_work *w, const int16_t *codes, size
     byte_sums(base, dvp, n, c, dvp, codes + t0, stride, w->isum, nq);
 }
 
+#define KV_ATTN_OWN_LADDER 1
 #include "backend/cpu/attn_simd.h"
+#include "backend/cpu/attn_ladder_avx512.h"
+
+static void page_ladder(const kv_attn_page *a, uint32_t n, kv_attn_work *w)
+{
+    if (w->vbmi) kv_attn_ladder_vbmi(a, n, w);
+    else ladder_pages(a, n, w);
+}
 
 /* 16 x 16 floats, in place. */
 VOP void transpose(__m512 *r)

@@ -2,7 +2,8 @@
 /*
  * The second pass of scoring: column sums of p = exp(s - lse) over prompt rows, for the keys of the f16 run, and the rows' mass on sinks.
  * A work item is one (KV head, key tile): it owns its columns of `sums` and `mass` for the head's whole group, so nothing is added
- * atomically. Invariant: each key's sum is added in ascending row order, whatever the calls the rows are split over.
+ * atomically. Invariants: each key's sum is added in ascending row order, whatever the calls the rows are split over; scores are those
+ * of the forward pass (in integers where that is), so that the probabilities of a row sum to 1.
  */
 #include "backend/cpu/attn.h"
 
@@ -28,7 +29,39 @@ static uint8_t row_use(const kv_attn_colsum *c, uint32_t r)
     return use;
 }
 
-/* Adds the n rows listed in w->rows (limits in w->lo, w->hi, w->use) of query head h to the columns of one tile, unpacked in w->kt. */
+/* Adds the n rows listed in w->rows (limits in w->lo, w->hi, w->use) of query head h to 64 columns. */
+static void add_columns(const colsum_job *j, uint32_t h, uint32_t n, bool square, float *sums, float *mass, kv_attn_work *w)
+{
+    const kv_attn_scratch *s = kv_attn_scratch_of(j->ex);
+    const kv_attn_params *p = j->p;
+    for (uint32_t i = 0; i < n; i++) {
+        size_t q = (size_t)w->rows[i] * p->n_q + h;
+        w->row_lse[i] = j->c->c.lse[q];
+        if (s->tiles) {
+            w->codes_of[i] = s->q_codes + q * kv_pad16(p->dk);
+            w->row_step[i] = s->q_step[q];
+            w->row_lse[i] *= KV_ATTN_LOG2E;
+        } else w->ptr[i] = j->c->c.q + q * p->dk;
+    }
+    if (s->tiles) {
+        kv_tile_cols a = {.keys = &w->keys, .dk = p->dk, .n = n, .q = w->codes_of, .q_step = w->row_step, .lse = w->row_lse, .lo = w->lo, .hi = w->hi,
+                          .use = w->use, .square = square, .sums = sums, .mass = mass};
+        s->tiles->cols(&a);
+    } else {
+        kv_attn_cols a = {.kt = w->kt, .dk = p->dk, .n = n, .q = w->ptr, .lse = w->row_lse, .lo = w->lo, .hi = w->hi, .use = w->use,
+                          .scale = p->scale, .softcap = p->softcap, .square = square, .sums = sums, .mass = mass};
+        j->ex->be->attn->cols(&a);
+    }
+}
+
+/* Where scores are integers: codes of the keys in w->kt. */
+static void prepare_keys(const colsum_job *j, kv_attn_work *w)
+{
+    const kv_tile_ops *ops = kv_attn_scratch_of(j->ex)->tiles;
+    if (ops) ops->keys(w->kt, j->p->dk, NULL, 0, &w->keys);
+}
+
+/* Adds the n rows of w->rows to the columns of one tile, unpacked in w->kt. */
 static void cols_of_head(const colsum_job *j, const kv_attn_run *run, uint32_t tile, uint32_t h, uint32_t n, kv_attn_work *w)
 {
     const kv_attn_colsum *c = j->c;
@@ -38,14 +71,7 @@ static void cols_of_head(const colsum_job *j, const kv_attn_run *run, uint32_t t
     size_t base = (size_t)h * c->sums_stride + (at + from - run->first);
     if (c->sums) memcpy(sums + from, c->sums + base, (to - from) * sizeof(float));
     if (c->mass) memcpy(mass + from, c->mass + base, (to - from) * sizeof(float));
-    for (uint32_t i = 0; i < n; i++) {
-        size_t q = (size_t)w->rows[i] * j->p->n_q + h;
-        w->ptr[i] = c->c.q + q * j->p->dk;
-        w->row_lse[i] = c->c.lse[q];
-    }
-    kv_attn_cols a = {.kt = w->kt, .dk = j->p->dk, .n = n, .q = w->ptr, .lse = w->row_lse, .lo = w->lo, .hi = w->hi, .use = w->use,
-                      .scale = j->p->scale, .softcap = j->p->softcap, .square = c->square, .sums = sums, .mass = mass};
-    j->ex->be->attn->cols(&a);
+    add_columns(j, h, n, c->square, sums, mass, w);
     if (c->sums) memcpy(c->sums + base, sums + from, (to - from) * sizeof(float));
     if (c->mass) memcpy(c->mass + base, mass + from, (to - from) * sizeof(float));
 }
@@ -68,6 +94,7 @@ static void run_tile(const colsum_job *j, uint32_t head, uint32_t tile, kv_attn_
     }
     if (!n) return;
     kv_attn_pack(&run, tile, w->kt, NULL);
+    prepare_keys(j, w);
     for (uint32_t g = 0; g < j->group; g++) cols_of_head(j, &run, tile, head * j->group + g, n, w);
 }
 
@@ -79,19 +106,19 @@ static void sink_page(const colsum_job *j, uint32_t h, const kv_page_layout *L, 
     uint32_t n = e->n - t0 < 64 ? e->n - t0 : 64;
     memset(w->kt, 0, sizeof(float) * 64 * L->dk);
     for (uint32_t d = 0; d < L->dk; d++) j->ex->be->attn->widen(k16 + (size_t)d * L->tokens + t0, n, w->kt + (size_t)d * 64);
+    prepare_keys(j, w);
     for (uint32_t r = 0; r < c->n_rows; r++) {
         if (c->row0 + r < j->c->mass_from) continue;
         uint32_t lo, hi;
         kv_attn_visible(e->first_pos, e->start, t0 + n, j->p->window, c->first_pos + c->row0 + r, &lo, &hi);
         if (lo < t0) lo = t0;
         if (lo >= hi) continue;
-        size_t q = (size_t)r * j->p->n_q + h;
-        const float *row = c->q + q * j->p->dk;
-        float mass[64] = {0};
-        uint8_t l8 = (uint8_t)(lo - t0), h8 = (uint8_t)(hi - t0), use = KV_ATTN_MASS;
-        kv_attn_cols a = {.kt = w->kt, .dk = j->p->dk, .n = 1, .q = &row, .lse = c->lse + q, .lo = &l8, .hi = &h8, .use = &use,
-                          .scale = j->p->scale, .softcap = j->p->softcap, .sums = mass, .mass = mass};
-        j->ex->be->attn->cols(&a);
+        float mass[64] = {0}, none[64] = {0};
+        w->rows[0] = r;
+        w->lo[0] = (uint8_t)(lo - t0);
+        w->hi[0] = (uint8_t)(hi - t0);
+        w->use[0] = KV_ATTN_MASS;
+        add_columns(j, h, 1, false, none, mass, w);
         for (uint32_t t = 0; t < 64; t++) w->row_sum[r] += mass[t];
     }
 }
@@ -123,6 +150,27 @@ static void run_item(void *ctx, uint32_t index, uint32_t thread)
     else run_sinks(j, index % n_kv, w);
 }
 
+/* Codes and steps (with the scale of scores) of queries 16 i .. 16 i + 15 of the chunk, for all tiles. */
+static void quantize_queries(void *ctx, uint32_t index, uint32_t thread)
+{
+    const colsum_job *j = ctx;
+    const kv_attn_scratch *s = kv_attn_scratch_of(j->ex);
+    const kv_attn_params *p = j->p;
+    const uint32_t first = 16 * index, end = j->c->c.n_rows * p->n_q, count = end - first < 16 ? end - first : 16;
+    const float *x[16];
+    int16_t *codes[16];
+    bool used = false;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t r = (first + i) / p->n_q;
+        used |= row_use(j->c, r) || (j->c->sink_mass && j->c->c.row0 + r >= j->c->mass_from);
+        x[i] = j->c->c.q + (size_t)(first + i) * p->dk;
+        codes[i] = s->q_codes + (size_t)(first + i) * kv_pad16(p->dk);
+    }
+    if (!used) return;
+    s->tiles->queries(x, count, p->dk, codes, s->q_step + first);
+    for (uint32_t i = 0; i < count; i++) s->q_step[first + i] *= p->scale * KV_ATTN_LOG2E;
+}
+
 void kv_cpu_attn_colsum(kv_exec *base, const kv_attn_params *p, const kv_attn_colsum *c)
 {
     kv_cpu_exec *ex = kv_cpu_exec_of(base);
@@ -134,5 +182,6 @@ void kv_cpu_attn_colsum(kv_exec *base, const kv_attn_params *p, const kv_attn_co
         if (c->c.streams[h].tail_len && c->c.streams[h].tail_pos < first) first = c->c.streams[h].tail_pos;
     j.first_tile = first / KV_KEY_TILE;
     if (c->sums || c->mass) j.n_tiles = (end + KV_KEY_TILE - 1) / KV_KEY_TILE - j.first_tile;
+    if (kv_attn_scratch_of(ex)->tiles) kv_threads_run(ex->threads, quantize_queries, &j, (c->c.n_rows * p->n_q + 15) / 16);
     kv_threads_run(ex->threads, run_item, &j, (j.n_tiles + (c->sink_mass ? 1 : 0)) * p->n_kv);
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Decode attention: generated rows over their streams' pages. The pages of a KV head (handles in birth order, then the tail's) are cut into
- * chunks of KV_ATTN_CHUNK; a work item is one chunk of one (row, KV head) and folds its pages in order into a fresh state; the partial
- * states are joined left to right. So the bits follow from the pages alone, whatever the threads or the batch. Work is done in
- * waves of as many items as the scratch holds; a (row, head) may span waves.
+ * chunks of KV_ATTN_CHUNK; a work item is one chunk of one (row, KV head) and folds its pages in order, in runs of KV_ATTN_RUN at most of one
+ * format, into a fresh state; the partial states are joined left to right. So the bits follow from the pages alone, whatever the threads
+ * or the batch. Work is done in waves of as many items as the scratch holds; a (row, head) may span waves.
  */
 #include "backend/cpu/attn.h"
 
@@ -18,7 +18,7 @@ typedef struct decode_job {
     const kv_attn_decode_row *rows;
     const kv_attn_layouts *layouts;
     const kv_attn_item *items;
-    uint32_t group;
+    uint32_t group, n_items;
 } decode_job;
 
 static uint32_t page_count(const kv_stream *st) { return st->n_handles + st->n_tail; }
@@ -48,6 +48,42 @@ static void page_of(const decode_job *j, const kv_stream *st, uint32_t i, uint32
     }
 }
 
+/* Pages [at, end) of a stream, run by run. */
+typedef struct run_cursor {
+    const decode_job *j;
+    const kv_stream *st;
+    uint32_t position, at, end;
+} run_cursor;
+
+/* The next pages of one format, KV_ATTN_RUN at most; pages of which nothing is seen count for nothing. */
+static uint32_t take_run(run_cursor *c, const kv_attn_page *model, kv_attn_page *p)
+{
+    uint32_t n = 0;
+    for (; c->at < c->end && n < KV_ATTN_RUN; c->at++) {
+        p[n] = *model;
+        page_of(c->j, c->st, c->at, c->position, &p[n]);
+        if (p[n].lo >= p[n].hi) continue;
+        if (n && p[n].layout != p[0].layout) break;
+        n++;
+    }
+    return n;
+}
+
+static run_cursor cursor_of(const decode_job *j, const kv_attn_item *it)
+{
+    const kv_attn_decode_row *row = &j->rows[it->row];
+    return (run_cursor){j, &row->streams[it->head], row->position, it->first, it->first + it->count};
+}
+
+static void fetch_later(kv_attn_page *p, const kv_attn_page *next)
+{
+    const kv_page_layout *L = next->layout;
+    p->next = next->data;
+    p->next_keys = L->v_off;
+    p->next_bytes = L->bytes_used;
+    p->next_scales = L->kind == KV_KIND_F16 ? L->bytes_used : L->kind == KV_KIND_LADDER ? L->triples_off : L->k_scale_off;
+}
+
 static void run_item(void *ctx, uint32_t index, uint32_t thread)
 {
     const decode_job *j = ctx;
@@ -55,7 +91,6 @@ static void run_item(void *ctx, uint32_t index, uint32_t thread)
     kv_attn_work *w = &s->work[thread];
     const kv_attn_item *it = &j->items[index];
     const kv_attn_decode_row *row = &j->rows[it->row];
-    const kv_stream *st = &row->streams[it->head];
     uint32_t G = j->group, base = index * G;
     for (uint32_t g = 0; g < G; g++) {
         kv_attn_load_query(j->ex->be->attn, row->q + (size_t)(it->head * G + g) * j->p->dk, j->p->dk, j->p->scale, w->q + g * s->q_stride, s->q_stride);
@@ -63,17 +98,23 @@ static void run_item(void *ctx, uint32_t index, uint32_t thread)
         s->part_l[base + g] = 0.0f;
     }
     memset(s->part_o + (size_t)base * s->o_stride, 0, (size_t)G * s->o_stride * sizeof(float));
-    kv_attn_page p = {.nq = G, .q = w->q, .q_stride = s->q_stride, .m = s->part_m + base, .l = s->part_l + base,
-                      .o = s->part_o + (size_t)base * s->o_stride, .o_stride = s->o_stride, .softcap = j->p->softcap}, next = p;
-    page_of(j, st, it->first, row->position, &next);
-    for (uint32_t i = 0; i < it->count; i++) {
-        p = next;
-        if (i + 1 < it->count) {
-            page_of(j, st, it->first + i + 1, row->position, &next);
-            p.next = next.lo < next.hi ? next.data : NULL;
-            p.next_bytes = next.layout->bytes_used;
+    kv_attn_page page[2 * KV_ATTN_RUN], *now = page, *next = page + KV_ATTN_RUN;
+    const kv_attn_page model = {.nq = G, .q = w->q, .q_stride = s->q_stride, .m = s->part_m + base, .l = s->part_l + base,
+                                .o = s->part_o + (size_t)base * s->o_stride, .o_stride = s->o_stride, .softcap = j->p->softcap};
+    run_cursor c = cursor_of(j, it), ahead;
+    uint32_t n = take_run(&c, &model, now);
+    while (n) {
+        uint32_t then = take_run(&c, &model, next), known = then;
+        if (!then && index + s->n_threads < j->n_items) { /* the item that this thread will probably take next */
+            ahead = cursor_of(j, &j->items[index + s->n_threads]);
+            known = take_run(&ahead, &model, next);
         }
-        kv_attn_fold_page(j->ex, &p, w);
+        for (uint32_t i = 0; i < n && i < known; i++) fetch_later(&now[i], &next[i]);
+        kv_attn_fold_pages(j->ex, now, n, w);
+        kv_attn_page *t = now;
+        now = next;
+        next = t;
+        n = then;
     }
 }
 
@@ -107,6 +148,7 @@ static void finish_head(const decode_job *j, uint32_t row, uint32_t head)
 /* Runs the items gathered so far and joins them; a head is finished by the item that holds its last page. */
 static void run_wave(decode_job *j, uint32_t n)
 {
+    j->n_items = n;
     kv_threads_run(j->ex->threads, run_item, j, n);
     for (uint32_t i = 0; i < n; i++) {
         const kv_attn_item *it = &j->items[i];
@@ -120,7 +162,7 @@ void kv_cpu_attn_decode(kv_exec *base, const kv_attn_params *p, const kv_pool *p
     kv_cpu_exec *ex = kv_cpu_exec_of(base);
     kv_attn_scratch *s = kv_attn_scratch_of(ex);
     uint32_t group = p->n_q / p->n_kv, cap = s->cap_rows / group, n = 0;
-    decode_job j = {ex, p, pool, rows, kv_attn_layouts_for(ex, p->dk, p->dv), s->items, group};
+    decode_job j = {ex, p, pool, rows, kv_attn_layouts_for(ex, p->dk, p->dv), s->items, group, 0};
     assert(cap >= 1);
     for (uint32_t r = 0; r < n_rows; r++)
         for (uint32_t h = 0; h < p->n_kv; h++) {

@@ -16,9 +16,20 @@ const struct kv_attn_kernels *kv_attn_kernels_get(int level)
 #if defined(__x86_64__)
     if (level >= KV_CPU_AVX512) return &kv_attn_kernels_avx512;
     if (level >= KV_CPU_AVX2) return &kv_attn_kernels_avx2;
+#elif defined(__aarch64__)
+    if (level == KV_CPU_NEON) return &kv_attn_kernels_neon;
 #endif
     (void)level;
     return &kv_attn_kernels_ref;
+}
+
+const kv_tile_ops *kv_tile_ops_get(int level)
+{
+#if defined(__x86_64__)
+    if (level >= KV_CPU_AVX512) return &kv_tile_ops_avx512;
+#endif
+    (void)level;
+    return NULL;
 }
 
 kv_status kv_cpu_attn_supported(kv_backend *be, const kv_attn_params *p, kv_error *err)
@@ -46,34 +57,43 @@ static void *carve(carver *c, size_t n, size_t size)
 static void carve_work(carver *c, const kv_exec_params *p, const kv_attn_scratch *s, kv_attn_work *w)
 {
     uint32_t slots = w->slots, d = w->d, wide = slots > d ? slots : d, rows = s->rows > p->max_rows ? s->rows : p->max_rows;
-    w->scores = carve(c, (size_t)KV_ATTN_QBLOCK * slots, 4);
+    w->scores = carve(c, (size_t)KV_ATTN_QBLOCK * KV_ATTN_RUN * slots, 4);
     w->weighted = carve(c, (size_t)KV_ATTN_QBLOCK * slots, 4);
     w->token_a = carve(c, slots, 4);
     w->token_b = carve(c, slots, 4);
-    w->group_a = carve(c, p->page_bytes / 2 + 16, 4);
-    w->group_b = carve(c, p->page_bytes / 2 + 16, 4);
+    w->group_a = carve(c, (size_t)KV_ATTN_RUN * w->group_stride, 4);
+    w->group_b = carve(c, (size_t)KV_ATTN_RUN * w->group_stride, 4);
     w->isum = carve(c, (size_t)2 * KV_ATTN_QBLOCK * wide, 4);
-    w->codes = carve(c, (size_t)2 * KV_ATTN_QBLOCK * wide, 1);
-    w->wide = carve(c, (size_t)wide / 8 * 2 * KV_ATTN_QBLOCK * 64, 1);
+    w->wide = carve(c, (size_t)2 * KV_ATTN_QBLOCK * (w->codes_stride + 64) + 64 * (size_t)d, 1);
+    w->codes = carve(c, (size_t)2 * KV_ATTN_QBLOCK * w->codes_stride, 1);
     w->k_scale = carve(c, d, 4);
     w->k_mid = carve(c, d, 4);
     w->k_levels = carve(c, d, 4);
     w->v_scale = carve(c, d, 4);
     w->v_mid = carve(c, d, 4);
-    w->qs = carve(c, (size_t)KV_ATTN_QBLOCK * d, 4);
+    w->qs = carve(c, (size_t)KV_ATTN_RUN * KV_ATTN_QBLOCK * ((d + 63u) & ~63u), 4);
     w->kt = carve(c, (size_t)d * 64, 4);
     w->v = carve(c, (size_t)d * 64, 4);
     w->s = carve(c, 6 * 64, 4);
-    if (p->precise == 2) {
+    if (s->tiles) {
+        w->keys = (kv_tile_codes){carve(c, (size_t)d / 2 * 64, 4), carve(c, 64, 4), carve(c, (size_t)32 * d, 4), carve(c, 64, 4)};
+        w->tile.q = carve(c, (size_t)s->rows * d / 2, 4);
+        w->tile.q_step = carve(c, s->rows, 4);
+        w->tile.o = carve(c, (size_t)s->rows * d, 4);
+        w->tile.s = carve(c, 64 * KV_TILE_BLOCK, 4);
+        w->codes_of = carve(c, rows, sizeof *w->codes_of);
+        w->row_step = carve(c, rows, 4);
+    }
+    if (p->precise == 2 || s->tiles) {
         w->page_k = carve(c, (size_t)slots * d, 4);
         w->page_v = carve(c, (size_t)slots * d, 4);
     }
-    w->q = carve(c, (size_t)s->rows * s->q_stride, 4);
-    w->o = carve(c, (size_t)s->rows * s->o_stride, 4);
-    w->m = carve(c, s->rows, 4);
-    w->l = carve(c, s->rows, 4);
-    w->lo = carve(c, rows, 1);
-    w->hi = carve(c, rows, 1);
+    w->q = carve(c, (size_t)(s->tiles ? p->max_heads : s->rows) * s->q_stride, 4);
+    if (!s->tiles) w->o = carve(c, (size_t)s->rows * s->o_stride, 4);
+    w->m = w->tile.m = carve(c, s->rows, 4);
+    w->l = w->tile.l = carve(c, s->rows, 4);
+    w->lo = w->tile.lo = carve(c, rows + 16, 1);
+    w->hi = w->tile.hi = carve(c, rows + 16, 1);
     w->use = carve(c, rows, 1);
     w->ptr = carve(c, rows, sizeof *w->ptr);
     w->row_lse = carve(c, rows, 4);
@@ -93,8 +113,14 @@ static void carve_all(carver *c, const kv_cpu_exec *ex, kv_attn_scratch *s)
         uint32_t most = (uint32_t)(p->page_bytes / 8 < KV_PAGE_TOKENS_MAX ? p->page_bytes / 8 : KV_PAGE_TOKENS_MAX); /* a token takes 8 bytes at least */
         w->slots = kv_pad16(most < 16 ? 16 : most);
         w->d = kv_pad16(p->max_head_dim);
+        w->codes_stride = ((w->slots > w->d ? w->slots : w->d) + 63u) & ~63u;
+        w->group_stride = (uint32_t)p->page_bytes / 8 + 16; /* 4 bytes of a scale and a minimum go with 4 of codes at least */
         w->vbmi = vbmi;
         carve_work(c, p, s, w);
+    }
+    if (s->tiles) {
+        s->q_codes = carve(c, (size_t)p->max_rows * p->max_heads * kv_pad16(p->max_head_dim), 2);
+        s->q_step = carve(c, (size_t)p->max_rows * p->max_heads, 4);
     }
     s->layouts = carve(c, KV_ATTN_LAYOUT_SETS, sizeof *s->layouts);
     s->items = carve(c, s->cap_items, sizeof *s->items);
@@ -112,7 +138,9 @@ kv_status kv_attn_exec_init(kv_cpu_exec *ex, kv_error *err)
     kv_attn_scratch *s = kv_calloc(1, sizeof *s);
     if (!s) KV_FAIL(err, MEMORY, "attention scratch");
     s->n_threads = ex->threads ? kv_threads_count(ex->threads) : 1;
-    s->rows = p->max_heads > KV_ATTN_ITEM_ROWS ? p->max_heads : KV_ATTN_ITEM_ROWS;
+    if (p->precise == 0) s->tiles = kv_tile_ops_get(ex->be->level);
+    uint32_t item_rows = s->tiles ? KV_ATTN_ITEM_BYTES / (6 * kv_pad16(p->max_head_dim)) : KV_ATTN_ITEM_ROWS;
+    s->rows = ((p->max_heads > item_rows ? p->max_heads : item_rows) + KV_TILE_BLOCK - 1) / KV_TILE_BLOCK * KV_TILE_BLOCK;
     s->o_stride = kv_pad16(p->max_head_dim);
     s->q_stride = (p->max_head_dim + 31u) & ~31u;
     /* One row at full depth in 16-token pages with all heads, in one wave; more rows or shorter pages take more waves. */
@@ -158,7 +186,7 @@ const kv_attn_layouts *kv_attn_layouts_for(kv_cpu_exec *ex, uint32_t dk, uint32_
 }
 
 /* precise == 2: the page is decoded to f32 and folded as key tiles of 64 slots. */
-static void fold_decoded(const struct kv_attn_kernels *k, kv_attn_page *p, kv_attn_work *w)
+static void fold_decoded(const struct kv_attn_kernels *k, const kv_attn_page *p, kv_attn_work *w)
 {
     const kv_page_layout *L = p->layout;
     kv_page_entry e = p->entry ? *p->entry : (kv_page_entry){0};
@@ -183,18 +211,23 @@ static void fold_decoded(const struct kv_attn_kernels *k, kv_attn_page *p, kv_at
     }
 }
 
-void kv_attn_fold_page(const kv_cpu_exec *ex, kv_attn_page *p, kv_attn_work *w)
+void kv_attn_fold_pages(const kv_cpu_exec *ex, const kv_attn_page *p, uint32_t n, kv_attn_work *w)
 {
     const struct kv_attn_kernels *k = ex->be->attn;
-    assert(p->layout->kind < 4 && p->layout->tokens <= w->slots);
-    if (p->lo >= p->hi) return;
-    if (ex->params.precise == 2 && p->layout->kind != KV_KIND_F16) fold_decoded(k, p, w);
-    else k->page[p->layout->kind](p, w);
+    assert(n >= 1 && n <= KV_ATTN_RUN && p->layout->kind < 4 && p->layout->tokens <= w->slots);
+    if (ex->params.precise == 2 && p->layout->kind != KV_KIND_F16)
+        for (uint32_t i = 0; i < n; i++) fold_decoded(k, p + i, w);
+    else k->page[p->layout->kind](p, n, w);
+}
+
+void kv_attn_fold_page(const kv_cpu_exec *ex, kv_attn_page *p, kv_attn_work *w)
+{
+    if (p->lo < p->hi) kv_attn_fold_pages(ex, p, 1, w);
 }
 
 void kv_attn_load_query(const struct kv_attn_kernels *k, const float *x, uint32_t dk, float scale, float *y, size_t stride)
 {
-    k->scale(x, dk, scale, y);
+    k->scale(x, dk, scale * KV_ATTN_LOG2E, y);
     if (stride > dk) memset(y + dk, 0, (stride - dk) * sizeof *y);
 }
 
@@ -206,5 +239,5 @@ float kv_attn_finish(float m, float l, const float *o, uint32_t dv, float *out)
     }
     float inv = 1.0f / l;
     for (uint32_t c = 0; c < dv; c++) out[c] = o[c] * inv;
-    return m + logf(l);
+    return m * KV_ATTN_LN2 + logf(l);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Attention of prompt rows: for each KV head and tile of rows first the handles, page by page in birth order with the format's own
- * kernel, then the f16 run in key tiles at absolute positions. Owns the work items and the unpacking of key tiles.
+ * kernel, then the f16 run in key tiles at absolute positions; where the level has integer tiles, attn_prefill_codes.c does both. Owns the
+ * work items and the unpacking of the run's key tiles.
  * Invariants: a row's bits depend on its query and its keys alone: key tiles lie at multiples of KV_KEY_TILE wherever a chunk begins and
  * whether a key is in a tail page or among the new rows, and a tile outside a row's limits leaves that row's state as it is.
  */
@@ -15,7 +16,7 @@ kv_attn_run kv_attn_run_of(const kv_cpu_exec *ex, const kv_attn_chunk *c, const 
 {
     const kv_stream *st = &c->streams[head];
     assert(!st->tail_len || st->tail_pos + st->tail_len == c->first_pos);
-    return (kv_attn_run){.k = ex->be->attn, .pool = c->pool, .st = st, .layout = &layouts->by_pair[0],
+    return (kv_attn_run){.k = ex->be->attn, .tiles = kv_attn_scratch_of(ex)->tiles, .pool = c->pool, .st = st, .layout = &layouts->by_pair[0],
                          .rows_k = c->k + (size_t)head * c->head_stride * p->dk, .rows_v = c->v + (size_t)head * c->head_stride * p->dv,
                          .first = st->tail_len ? st->tail_pos : c->first_pos, .sync_pos = c->first_pos, .end = c->first_pos + c->row0 + c->n_rows};
 }
@@ -28,8 +29,14 @@ static void pack_tail(const kv_attn_run *r, uint32_t from, uint32_t to, uint32_t
     for (uint32_t pos = from; pos < to;) {
         uint32_t slot = r->st->tail_start + (pos - r->st->tail_pos), page = slot / P, s0 = slot % P;
         uint32_t n = to - pos < P - s0 ? to - pos : P - s0;
-        const uint16_t *k16 = (const uint16_t *)(const void *)kv_pool_data(r->pool, r->st->tail[page]);
-        const uint16_t *v16 = k16 + (size_t)L->dkp * P;
+        const uint8_t *data = kv_pool_data(r->pool, r->st->tail[page]);
+        if (r->tiles && v && n == P && P % 16 == 0) { /* a whole page at once */
+            const kv_page_entry e = {.n = (uint16_t)n};
+            r->tiles->unpack(L, data, &e, 64, kt + col + (pos - from), v + (size_t)(col + pos - from) * L->dvp);
+            pos += n;
+            continue;
+        }
+        const uint16_t *k16 = (const uint16_t *)(const void *)data, *v16 = k16 + (size_t)L->dkp * P;
         for (uint32_t c = 0; c < L->dk; c++) r->k->widen(k16 + (size_t)c * P + s0, n, kt + (size_t)c * 64 + col + (pos - from));
         for (uint32_t t = 0; v && t < n; t++) r->k->widen(v16 + (size_t)(s0 + t) * L->dvp, L->dvp, v + (size_t)(col + pos - from + t) * L->dvp);
         pos += n;
@@ -55,16 +62,8 @@ void kv_attn_pack(const kv_attn_run *r, uint32_t tile, float *kt, float *v)
     }
 }
 
-typedef struct prefill_job {
-    kv_cpu_exec *ex;
-    const kv_attn_params *p;
-    const kv_attn_chunk *c;
-    const kv_attn_layouts *layouts;
-    uint32_t group, tile_rows, n_tiles;
-} prefill_job;
-
 /* Folds handle i for the item's rows; rows that see different slots (a window's edge) go one by one. */
-static void fold_handle(const prefill_job *j, const kv_stream *st, uint32_t i, uint32_t row, uint32_t n, kv_attn_work *w)
+static void fold_handle(const kv_attn_prefill_job *j, const kv_stream *st, uint32_t i, uint32_t row, uint32_t n, kv_attn_work *w)
 {
     const kv_attn_scratch *s = kv_attn_scratch_of(j->ex);
     const kv_page_entry *e = kv_pool_entry(j->c->pool, st->handles[i].page);
@@ -89,7 +88,7 @@ static void fold_handle(const prefill_job *j, const kv_stream *st, uint32_t i, u
 }
 
 /* Folds the f16 run for rows [row, row + n). */
-static void fold_run(const prefill_job *j, uint32_t head, uint32_t row, uint32_t n, kv_attn_work *w)
+static void fold_run(const kv_attn_prefill_job *j, uint32_t head, uint32_t row, uint32_t n, kv_attn_work *w)
 {
     const kv_attn_scratch *s = kv_attn_scratch_of(j->ex);
     kv_attn_run run = kv_attn_run_of(j->ex, j->c, j->p, j->layouts, head);
@@ -119,13 +118,17 @@ static void fold_run(const prefill_job *j, uint32_t head, uint32_t row, uint32_t
 
 static void run_item(void *ctx, uint32_t index, uint32_t thread)
 {
-    const prefill_job *j = ctx;
+    const kv_attn_prefill_job *j = ctx;
     const kv_attn_scratch *s = kv_attn_scratch_of(j->ex);
     kv_attn_work *w = &s->work[thread];
     const kv_attn_chunk *c = j->c;
     const kv_attn_params *p = j->p;
     uint32_t head = index % p->n_kv, tile = j->n_tiles - 1 - index / p->n_kv; /* the last rows have most keys: first */
     uint32_t G = j->group, r0 = tile * j->tile_rows, n = c->n_rows - r0 < j->tile_rows ? c->n_rows - r0 : j->tile_rows;
+    if (s->tiles) {
+        kv_attn_prefill_codes(j, head, r0, n, w);
+        return;
+    }
     for (uint32_t i = 0; i < n * G; i++) {
         const float *q = c->q + ((size_t)(r0 + i / G) * p->n_q + head * G + i % G) * p->dk;
         kv_attn_load_query(j->ex->be->attn, q, p->dk, p->scale, w->q + i * s->q_stride, s->q_stride);
@@ -143,11 +146,22 @@ static void run_item(void *ctx, uint32_t index, uint32_t thread)
     }
 }
 
+/* Rows of an item: at most what its scratch holds, fewer where threads would wait for the last one. */
+static uint32_t rows_of_item(const kv_cpu_exec *ex, uint32_t n_rows, uint32_t group, uint32_t n_kv)
+{
+    const kv_attn_scratch *s = kv_attn_scratch_of(ex);
+    uint32_t tiles = (n_rows + s->rows / group - 1) / (s->rows / group), wanted = KV_ATTN_ITEMS_A_THREAD * s->n_threads / n_kv;
+    if (tiles < wanted) tiles = wanted;
+    uint32_t rows = (n_rows + tiles - 1) / tiles, least = (KV_TILE_BLOCK + group - 1) / group;
+    return rows > least ? rows : least;
+}
+
 void kv_cpu_attn_prefill(kv_exec *base, const kv_attn_params *p, const kv_attn_chunk *c)
 {
     kv_cpu_exec *ex = kv_cpu_exec_of(base);
-    uint32_t group = p->n_q / p->n_kv, rows = kv_attn_scratch_of(ex)->rows / group;
+    uint32_t group = p->n_q / p->n_kv;
     if (!c->n_rows) return;
-    prefill_job j = {ex, p, c, kv_attn_layouts_for(ex, p->dk, p->dv), group, rows, (c->n_rows + rows - 1) / rows};
+    uint32_t rows = rows_of_item(ex, c->n_rows, group, p->n_kv);
+    kv_attn_prefill_job j = {ex, p, c, kv_attn_layouts_for(ex, p->dk, p->dv), group, rows, (c->n_rows + rows - 1) / rows};
     kv_threads_run(ex->threads, run_item, &j, j.n_tiles * p->n_kv);
 }

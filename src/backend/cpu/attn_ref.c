@@ -3,7 +3,7 @@
  * Attention kernels in plain C: the reference. Reads top to bottom, one query at a time; nothing is shared between queries. The
  * Q8 and LADDER paths are the integer arithmetic that every level must reproduce with the same roundings (round half to even, sums of floats over 16
  * lanes, then lane i + lane i + 8, + 4, + 2, + 1); the others compute in f32 in the same order but without fused operations.
- * Softcap is built here only.
+ * Pages of a run share one step of the softmax. Softcap is built here only.
  */
 #include "backend/cpu/attn.h"
 #include "base/half.h"
@@ -27,6 +27,18 @@ static float exp_ref(float x)
     return p * kv_bits_f32((uint32_t)((int)n + 127) << 23);
 }
 
+static float exp2_ref(float x)
+{
+    if (!(x >= KV_ATTN_EXP2_MIN)) return 0.0f;
+    float n = rintf(x), r = x - n;
+    float p = fmaf(1.3264727313e-03f, r, 9.6715129912e-03f);
+    p = fmaf(p, r, 5.5507335812e-02f);
+    p = fmaf(p, r, 2.4022242427e-01f);
+    p = fmaf(p, r, 6.9314700365e-01f);
+    p = fmaf(p, r, 1.0f);
+    return p * kv_bits_f32((uint32_t)((int)n + 127) << 23);
+}
+
 /* A sum over 16 lanes: element i goes to lane i & 15. */
 typedef struct { float lane[16]; } sum16;
 static float sum16_total(const sum16 *s)
@@ -39,24 +51,62 @@ static float sum16_total(const sum16 *s)
 }
 
 static float capped(float s, float softcap) { return softcap != 0.0f ? softcap * tanhf(s / softcap) : s; }
+static float capped2(float s, float softcap) { return softcap != 0.0f ? capped(s * KV_ATTN_LN2, softcap) * KV_ATTN_LOG2E : s; }
 
-/* s[lo, hi) become exp(s - m'); m, l move on; returns exp(m - m'). */
+/* s[lo, hi) become 2^(s - m'); m, l move on; returns 2^(m - m'). */
 static float softmax_step(float *s, uint32_t lo, uint32_t hi, float softcap, float *m, float *l)
 {
     float now = *m;
     for (uint32_t t = lo; t < hi; t++) {
-        s[t] = capped(s[t], softcap);
+        s[t] = capped2(s[t], softcap);
         if (s[t] > now) now = s[t];
     }
-    float base = now == -INFINITY ? 0.0f : now, keep = exp_ref(*m - base);
+    float base = now == -INFINITY ? 0.0f : now, keep = exp2_ref(*m - base);
     sum16 sum = {{0}};
     for (uint32_t t = lo; t < hi; t++) {
-        s[t] = exp_ref(s[t] - base);
+        s[t] = exp2_ref(s[t] - base);
         sum.lane[t & 15] += s[t];
     }
     *l = *l * keep + sum16_total(&sum);
     *m = now;
     return keep;
+}
+
+/* The same for the slots of a run: page i's scores at w->scores + i slots. */
+static float softmax_run(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t query)
+{
+    float *m = &a->m[query], *l = &a->l[query], now = *m;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t t = a[i].lo; t < a[i].hi; t++) {
+            float *s = &w->scores[i * w->slots + t];
+            *s = capped2(*s, a->softcap);
+            if (*s > now) now = *s;
+        }
+    float base = now == -INFINITY ? 0.0f : now, keep = exp2_ref(*m - base);
+    sum16 sum = {{0}};
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t t = a[i].lo; t < a[i].hi; t++) {
+            float *s = &w->scores[i * w->slots + t];
+            *s = exp2_ref(*s - base);
+            sum.lane[t & 15] += *s;
+        }
+    *l = *l * keep + sum16_total(&sum);
+    *m = now;
+    return keep;
+}
+
+/* A kind is two steps, each for one page and one query: scores; values added to o. */
+typedef void scores_fn(const kv_attn_page *a, kv_attn_work *w, const float *q, float *s);
+typedef void values_fn(const kv_attn_page *a, kv_attn_work *w, const float *p, float *o);
+static void fold_run(const kv_attn_page *a, uint32_t n, kv_attn_work *w, scores_fn *scores, values_fn *values)
+{
+    for (uint32_t q = 0; q < a->nq; q++) {
+        float *o = a->o + q * a->o_stride;
+        for (uint32_t i = 0; i < n; i++) scores(&a[i], w, a->q + q * a->q_stride, w->scores + i * w->slots);
+        float keep = softmax_run(a, n, w, q);
+        for (uint32_t c = 0; c < a->layout->dvp; c++) o[c] *= keep;
+        for (uint32_t i = 0; i < n; i++) values(&a[i], w, w->scores + i * w->slots, o);
+    }
 }
 
 static float half_at(const uint8_t *page, uint32_t off, uint32_t i)
@@ -91,24 +141,21 @@ static float v_value(const kv_attn_page *a, uint32_t t, uint32_t c)
     return half_at(a->data, L->v_min_off, g) + half_at(a->data, L->v_scale_off, g) * (float)code;
 }
 
-static void page_floats(const kv_attn_page *a, kv_attn_work *w)
+static void float_scores(const kv_attn_page *a, kv_attn_work *w, const float *q, float *s)
 {
-    const kv_page_layout *L = a->layout;
-    for (uint32_t i = 0; i < a->nq; i++) {
-        const float *q = a->q + i * a->q_stride;
-        float *o = a->o + i * a->o_stride;
-        for (uint32_t t = a->lo; t < a->hi; t++) {
-            float s = 0.0f;
-            for (uint32_t c = 0; c < L->dk; c++) s += q[c] * k_value(a, t, c);
-            w->scores[t] = s;
-        }
-        float keep = softmax_step(w->scores, a->lo, a->hi, a->softcap, &a->m[i], &a->l[i]);
-        for (uint32_t c = 0; c < L->dv; c++) {
-            o[c] *= keep;
-            for (uint32_t t = a->lo; t < a->hi; t++) o[c] += w->scores[t] * v_value(a, t, c);
-        }
+    (void)w;
+    for (uint32_t t = a->lo; t < a->hi; t++) {
+        s[t] = 0.0f;
+        for (uint32_t c = 0; c < a->layout->dk; c++) s[t] += q[c] * k_value(a, t, c);
     }
 }
+static void float_values(const kv_attn_page *a, kv_attn_work *w, const float *p, float *o)
+{
+    (void)w;
+    for (uint32_t c = 0; c < a->layout->dv; c++)
+        for (uint32_t t = a->lo; t < a->hi; t++) o[c] += p[t] * v_value(a, t, c);
+}
+static void page_floats(const kv_attn_page *a, uint32_t n, kv_attn_work *w) { fold_run(a, n, w, float_scores, float_values); }
 
 /* What makes codes of 8 or 16 bits of x: code = rint(x * inv), x = code * step. */
 typedef struct { float inv, step; } quantizer;
@@ -120,7 +167,7 @@ static quantizer quantizer_for(float top, float limit)
 
 /* ------------------------------------------------------------------ Q8 */
 /* value = mid + scale (code - 128), mid = min + 128 scale */
-static void q8_scores(const kv_attn_page *a, kv_attn_work *w, const float *q)
+static void q8_scores(const kv_attn_page *a, kv_attn_work *w, const float *q, float *s)
 {
     const kv_page_layout *L = a->layout;
     sum16 bias = {{0}};
@@ -136,19 +183,19 @@ static void q8_scores(const kv_attn_page *a, kv_attn_work *w, const float *q)
     for (uint32_t t = a->lo; t < a->hi; t++) {
         int32_t isum = 0;
         for (uint32_t c = 0; c < L->dkp; c++) isum += (int32_t)rintf(w->qs[c] * z.inv) * (a->data[L->k_off + c * L->tokens + t] - 128);
-        w->scores[t] = fmaf((float)isum, z.step, total_bias);
+        s[t] = fmaf((float)isum, z.step, total_bias);
     }
 }
 
-static void q8_values(const kv_attn_page *a, kv_attn_work *w, float keep, float *o)
+static void q8_values(const kv_attn_page *a, kv_attn_work *w, const float *p, float *o)
 {
     const kv_page_layout *L = a->layout;
     sum16 sum = {{0}};
     float top = 0.0f;
     for (uint32_t t = a->lo; t < a->hi; t++) {
         float scale = half_at(a->data, L->v_scale_off, t);
-        w->weighted[t] = w->scores[t] * scale;
-        sum.lane[t & 15] = fmaf(w->scores[t], fmaf(scale, 128.0f, half_at(a->data, L->v_min_off, t)), sum.lane[t & 15]);
+        w->weighted[t] = p[t] * scale;
+        sum.lane[t & 15] = fmaf(p[t], fmaf(scale, 128.0f, half_at(a->data, L->v_min_off, t)), sum.lane[t & 15]);
         top = fmaxf(top, w->weighted[t]);
     }
     quantizer z = quantizer_for(top, KV_ATTN_P16_MAX);
@@ -156,18 +203,11 @@ static void q8_values(const kv_attn_page *a, kv_attn_work *w, float keep, float 
     for (uint32_t c = 0; c < L->dvp; c++) {
         int32_t isum = 0;
         for (uint32_t t = a->lo; t < a->hi; t++) isum += (int32_t)rintf(w->weighted[t] * z.inv) * (a->data[L->v_off + t * L->dvp + c] - 128);
-        o[c] = o[c] * keep + fmaf((float)isum, z.step, total);
+        o[c] += fmaf((float)isum, z.step, total);
     }
 }
 
-static void page_q8(const kv_attn_page *a, kv_attn_work *w)
-{
-    for (uint32_t i = 0; i < a->nq; i++) {
-        q8_scores(a, w, a->q + i * a->q_stride);
-        float keep = softmax_step(w->scores, a->lo, a->hi, a->softcap, &a->m[i], &a->l[i]);
-        q8_values(a, w, keep, a->o + i * a->o_stride);
-    }
-}
+static void page_q8(const kv_attn_page *a, uint32_t n, kv_attn_work *w) { fold_run(a, n, w, q8_scores, q8_values); }
 
 /* ------------------------------------------------------------------ LADDER */
 typedef struct { float scale, mid; } affine; /* value = mid + scale (code - levels / 2) */
@@ -180,7 +220,7 @@ static affine affine_of(const kv_page_layout *L, const uint8_t *page, uint32_t t
     return (affine){scale, fmaf(scale, (float)((1u << bits) - 1) * 0.5f, min)};
 }
 
-static void ladder_scores(const kv_attn_page *a, kv_attn_work *w, const float *q)
+static void ladder_scores(const kv_attn_page *a, kv_attn_work *w, const float *q, float *s)
 {
     const kv_page_layout *L = a->layout;
     const uint8_t *planes = a->data + L->k_off, *order = a->data + L->k_order_off;
@@ -195,6 +235,7 @@ static void ladder_scores(const kv_attn_page *a, kv_attn_work *w, const float *q
     }
     quantizer z = quantizer_for(top, kv_formats[L->kf].code_bits == 16 ? KV_ATTN_Q16_MAX : KV_ATTN_Q8_MAX);
     float total_bias = sum16_total(&bias);
+    int32_t total = 0;
     memset(w->isum, 0, w->slots * sizeof *w->isum);
     for (uint32_t r = 0; r < L->dkp; r++) {
         uint32_t bits = kv_page_width(a->entry, r / 8), i = r & 7;
@@ -202,14 +243,16 @@ static void ladder_scores(const kv_attn_page *a, kv_attn_work *w, const float *q
         for (uint32_t t = a->lo; t < a->hi; t++) {
             int32_t code = 0;
             for (uint32_t p = 0; p < bits; p++) code |= (int32_t)(plane_bit(planes + 8 * (t / 8 * bits + p), 32 * (i >> 2) + 4 * (t & 7) + (i & 3)) << p);
-            w->isum[t] += query * (2 * code - levels);
+            w->isum[t] += query * code;
         }
+        total += query * levels;
         if (i == 7) planes += L->tokens * bits;
     }
-    for (uint32_t t = a->lo; t < a->hi; t++) w->scores[t] = fmaf((float)w->isum[t], 0.5f * z.step, total_bias);
+    total_bias = fmaf(-0.5f * (float)total, z.step, total_bias); /* codes around their middle */
+    for (uint32_t t = a->lo; t < a->hi; t++) s[t] = fmaf((float)w->isum[t], z.step, total_bias);
 }
 
-static void ladder_values(const kv_attn_page *a, kv_attn_work *w, float keep, float *o)
+static void ladder_values(const kv_attn_page *a, kv_attn_work *w, const float *p, float *o)
 {
     const kv_page_layout *L = a->layout;
     int e0 = (int8_t)a->data[L->e0_off];
@@ -217,35 +260,29 @@ static void ladder_values(const kv_attn_page *a, kv_attn_work *w, float keep, fl
     float top = 0.0f;
     for (uint32_t t = a->lo; t < a->hi; t++) {
         uint8_t u = a->data[L->a_off + t];
-        w->weighted[t] = w->scores[t] * ldexpf(1.0f + (float)(u & 15) / 16.0f, e0 + (u >> 4));
+        w->weighted[t] = p[t] * ldexpf(1.0f + (float)(u & 15) / 16.0f, e0 + (u >> 4));
         sum.lane[t & 15] += w->weighted[t];
         top = fmaxf(top, w->weighted[t]);
     }
     quantizer z = quantizer_for(top, kv_formats[L->vf].code_bits == 16 ? KV_ATTN_P16_MAX : KV_ATTN_Q8_MAX);
     float total = sum16_total(&sum);
-    int32_t levels = (int32_t)(1u << L->v_bits) - 1;
+    int32_t total_code = 0;
+    for (uint32_t t = a->lo; t < a->hi; t++) total_code += (int32_t)rintf(w->weighted[t] * z.inv);
+    float off = (float)total_code * (-0.5f * (float)((1u << L->v_bits) - 1)) * z.step; /* codes around their middle */
     for (uint32_t c = 0; c < L->dvp; c++) {
         affine f = affine_of(L, a->data, 7, L->v_bits, a->data[L->v_scale_off + c], a->data[L->v_min_off + c]);
         int32_t isum = 0;
         for (uint32_t t = a->lo; t < a->hi; t++) {
             const uint8_t *tile = a->data + L->v_off + 8 * (t / 8 * (L->dvp / 8u) + c / 8) * L->v_bits;
             int32_t code = 0, p_code = (int32_t)rintf(w->weighted[t] * z.inv);
-            for (uint32_t p = 0; p < L->v_bits; p++) code |= (int32_t)(plane_bit(tile + 8 * p, 32 * ((t & 7) >> 2) + 4 * (c & 7) + (t & 3)) << p);
-            isum += p_code * (2 * code - levels);
+            for (uint32_t b = 0; b < L->v_bits; b++) code |= (int32_t)(plane_bit(tile + 8 * b, 32 * ((t & 7) >> 2) + 4 * (c & 7) + (t & 3)) << b);
+            isum += p_code * code;
         }
-        o[c] *= keep;
-        if (z.step > 0.0f) o[c] += fmaf(f.scale, (float)isum * (0.5f * z.step), f.mid * total);
+        o[c] = fmaf(f.scale, fmaf((float)isum, z.step, off), fmaf(f.mid, total, o[c]));
     }
 }
 
-static void page_ladder(const kv_attn_page *a, kv_attn_work *w)
-{
-    for (uint32_t i = 0; i < a->nq; i++) {
-        ladder_scores(a, w, a->q + i * a->q_stride);
-        float keep = softmax_step(w->scores, a->lo, a->hi, a->softcap, &a->m[i], &a->l[i]);
-        ladder_values(a, w, keep, a->o + i * a->o_stride);
-    }
-}
+static void page_ladder(const kv_attn_page *a, uint32_t n, kv_attn_work *w) { fold_run(a, n, w, ladder_scores, ladder_values); }
 
 /* ------------------------------------------------------------------ tiles */
 /* s[64] of one query. */
@@ -300,7 +337,7 @@ static void scale(const float *x, uint32_t n, float s, float *y)
 static void join(float *am, float *al, float *ao, float bm, float bl, const float *bo, uint32_t dv)
 {
     if (bm == -INFINITY) return;
-    float now = *am > bm ? *am : bm, ka = exp_ref(*am - now), kb = exp_ref(bm - now);
+    float now = *am > bm ? *am : bm, ka = exp2_ref(*am - now), kb = exp2_ref(bm - now);
     *al = *al * ka + bl * kb;
     *am = now;
     for (uint32_t c = 0; c < dv; c++) ao[c] = fmaf(bo[c], kb, ao[c] * ka);

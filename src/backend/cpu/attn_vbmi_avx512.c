@@ -1,22 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The inner loops that AVX512_VBMI and GFNI make faster than plain AVX-512: codes from bit planes, pairs of rows of bytes. The same sums,
+ * The kernels that AVX512_VBMI and GFNI make faster than plain AVX-512: LADDER (codes from bit planes), pairs of rows of bytes. The same sums,
  * bit for bit. Called only where the processor has both (kv_cpu_has_vbmi_gfni).
  */
 #include "backend/cpu/attn.h"
 
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
-#include <immintrin.h>
-#include <string.h>
+#include "backend/cpu/attn_vec_avx512.h"
+#include "backend/cpu/attn_common_simd.h"
 
 #define KV_ATTN_VBMI 1
-#include "backend/cpu/attn_planes_avx512.h"
+#include "backend/cpu/attn_ladder_avx512.h"
 
-PLANES_TARGET void kv_attn_ladder_k_vbmi(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr) { planes_k(a, w, stride, nr); }
-PLANES_TARGET void kv_attn_ladder_v_vbmi(const kv_attn_page *a, kv_attn_work *w, size_t stride, int nr) { planes_v(a, w, stride, nr); }
+LADDER_TARGET void kv_attn_ladder_vbmi(const kv_attn_page *p, uint32_t n, kv_attn_work *w) { ladder_pages(p, n, w); }
 
 /* isum[q][0, 32) = sum_c row[c][t] codes[q][c] for P <= 32 slots: two rows are one register, of which two permutes make pairs of words. */
-PLANES_OP void q8_rows(const uint8_t *p, uint32_t P, uint32_t n, const int16_t *codes, size_t stride, int32_t *isum, const int nq)
+LADDER_OP void q8_rows(const uint8_t *p, uint32_t P, uint32_t n, const int16_t *codes, size_t stride, int32_t *isum, const int nq)
 {
     const __m512i slot = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i at0 = _mm512_add_epi32(_mm512_mullo_epi32(slot, _mm512_set1_epi32(0x10001)), _mm512_set1_epi32((int)(P << 16)));
@@ -42,7 +41,7 @@ PLANES_OP void q8_rows(const uint8_t *p, uint32_t P, uint32_t n, const int16_t *
     }
 }
 
-PLANES_TARGET void kv_attn_q8_k_vbmi(const uint8_t *rows, uint32_t P, uint32_t n, const int16_t *codes, size_t stride, int32_t *isum, int nq)
+LADDER_TARGET void kv_attn_q8_k_vbmi(const uint8_t *rows, uint32_t P, uint32_t n, const int16_t *codes, size_t stride, int32_t *isum, int nq)
 {
     switch (nq) {
     case 1: q8_rows(rows, P, n, codes, stride, isum, 1); break;

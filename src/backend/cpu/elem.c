@@ -15,6 +15,8 @@ const struct kv_elem_kernels *kv_elem_kernels_get(int level) {
 #if defined(__x86_64__)
     if (level >= KV_CPU_AVX512) return &kv_elem_avx512;
     if (level == KV_CPU_AVX2) return &kv_elem_avx2;
+#elif defined(__aarch64__)
+    if (level == KV_CPU_NEON) return &kv_elem_neon;
 #endif
     return &kv_elem_ref;
 }

@@ -22,6 +22,6 @@ struct kv_elem_kernels {
     void (*squares)(const float *q, uint32_t g, uint32_t d, float *y);
 };
 
-extern const struct kv_elem_kernels kv_elem_ref, kv_elem_avx2, kv_elem_avx512;
+extern const struct kv_elem_kernels kv_elem_ref, kv_elem_avx2, kv_elem_avx512, kv_elem_neon;
 
 #endif

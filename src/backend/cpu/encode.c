@@ -15,6 +15,8 @@ static const kv_encode_kernels kernels[KV_CPU_LEVELS] = {
 #if defined(__x86_64__)
     [KV_CPU_AVX2] = {"encode_avx2", kv_encode_avx2},
     [KV_CPU_AVX512] = {"encode_avx512", kv_encode_avx512},
+#elif defined(__aarch64__)
+    [KV_CPU_NEON] = {"encode_neon", kv_encode_neon},
 #endif
 };
 

@@ -19,5 +19,7 @@ void kv_encode_avx2(const kv_page_layout *l, uint32_t n, const uint16_t *k, cons
                     uint8_t *page, kv_page_entry *e, void *scratch);
 void kv_encode_avx512(const kv_page_layout *l, uint32_t n, const uint16_t *k, const uint16_t *v, const float *q2,
                       uint8_t *page, kv_page_entry *e, void *scratch);
+void kv_encode_neon(const kv_page_layout *l, uint32_t n, const uint16_t *k, const uint16_t *v, const float *q2,
+                    uint8_t *page, kv_page_entry *e, void *scratch);
 
 #endif

@@ -129,29 +129,26 @@ KV_INLINE void scales(const int scale, const planes *p, uint32_t b, const int g,
 
 /* ---- writing results */
 
-/* acc: 4 n outputs from lane `from` (0, 4, 8 or 12) of panel, row of activations `row`. */
-KV_INLINE void finish(const kv_matmul_out *out, uint32_t panel, uint32_t from, uint32_t row, const float32x4_t *acc,
-                      const int n) {
+/* x: 4 n outputs from lane `from` (0, 4, 8 or 12) of panel, row of activations `row`. Out of line: it runs once a row and
+ * panel, and there are many callers. */
+static __attribute__((noinline)) void put_outputs(const kv_matmul_out *out, uint32_t panel, uint32_t from, uint32_t row,
+                                                  const float *x, int n) {
     const bool second = out->wide && row % 2, accumulate = out->accumulate || second;
     uint32_t lanes = kv_mm_lanes(out->w, panel);
     size_t at = (size_t)panel * KV_PANEL + from;
     float *y = out->y + (out->wide ? row / 2 : row) * out->y_stride + at;
     const float *bias = out->bias && second == out->wide ? out->bias + at : NULL;
-    if (lanes == KV_PANEL) {
-        for (int i = 0; i < n; i++) {
-            float32x4_t x = acc[i];
-            if (bias) x = vaddq_f32(x, vld1q_f32(bias + 4 * i));
-            if (accumulate) x = vaddq_f32(x, vld1q_f32(y + 4 * i));
-            vst1q_f32(y + 4 * i, x);
-        }
-        return;
-    }
-    float x[KV_PANEL];
-    for (int i = 0; i < n; i++) vst1q_f32(x + 4 * i, acc[i]);
     for (uint32_t o = 0; o < 4 * (uint32_t)n && from + o < lanes; o++) {
         float f = bias ? x[o] + bias[o] : x[o];
         y[o] = accumulate ? f + y[o] : f;
     }
+}
+
+KV_INLINE void finish(const kv_matmul_out *out, uint32_t panel, uint32_t from, uint32_t row, const float32x4_t *acc,
+                      const int n) {
+    float x[KV_PANEL];
+    for (int i = 0; i < n; i++) vst1q_f32(x + 4 * i, acc[i]);
+    put_outputs(out, panel, from, row, x, n);
 }
 
 /* matmul_stream_neon.c */

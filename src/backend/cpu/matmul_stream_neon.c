@@ -29,7 +29,7 @@ KV_INLINE void stream_body(const int code, const int scale, const int zshift, co
             const uint8_t *nsum = act + (g16 ? KV_ACT_NSUM16(T) + 4 * T * (uint32_t)g : KV_ACT_NSUM(T));
             const uint8_t *dsum = act + (g16 ? KV_ACT_DSUM16(T) + 4 * T * (uint32_t)g : KV_ACT_DSUM(T));
             const bool shifted = zshift >= 0 && !IS_SIGNED(code), min = kv_scale_has_min(scale);
-            const int32x4_t zero = shifted ? vshlq_n_s32(s32x4(nsum), zshift > 0 ? zshift : 0) : vdupq_n_s32(0);
+            const int32x4_t zero = shifted ? vshlq_s32(s32x4(nsum), vdupq_n_s32(zshift)) : vdupq_n_s32(0);
             KV_UNROLL
             for (int h = 0; h < 2; h++) {
                 int32x4_t sum[4][2];

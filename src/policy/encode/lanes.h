@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sixteen f32 lanes: the only vector type of the encoders, in three renderings that give the same bits. Sums over
+ * Sixteen f32 lanes: the only vector type of the encoders, in four renderings that give the same bits. Sums over
  * tokens are kept in lane t mod 16 and joined by one fixed tree (8, 4, 2, 1 apart). No FMA, no approximate reciprocal
- * anywhere. Choose with KV_LANES_AVX512 or KV_LANES_AVX2 before including; neither: plain C. Values are finite and
+ * anywhere. Choose with KV_LANES_AVX512, KV_LANES_AVX2 or KV_LANES_NEON before including; none: plain C. Values are finite and
  * zeros positive on entry (load_halves sees to it), so that min and max cannot disagree about -0.
  */
 #ifndef KV_POLICY_ENCODE_LANES_H
@@ -75,6 +75,43 @@ static inline void ln_store_bytes(uint8_t *p, lanes x) {
     __m256i i = _mm256_packus_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
     i = _mm256_permute4x64_epi64(i, 0xd8); /* 16 words in order */
     _mm_storeu_si128((__m128i *)p, _mm_packus_epi16(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1)));
+}
+
+#elif defined(KV_LANES_NEON)
+#include <arm_neon.h>
+typedef struct lanes {
+    float32x4_t v[4];
+} lanes;
+#define LN_EACH(expr)                                                                                                  \
+    lanes r;                                                                                                           \
+    for (int i = 0; i < 4; i++) r.v[i] = (expr);                                                                       \
+    return r
+static inline lanes ln_set(float x) { LN_EACH(vdupq_n_f32(x)); }
+static inline lanes ln_load(const float *p) { LN_EACH(vld1q_f32(p + 4 * i)); }
+static inline void ln_store(float *p, lanes x) {
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.v[i]);
+}
+static inline lanes ln_add(lanes x, lanes y) { LN_EACH(vaddq_f32(x.v[i], y.v[i])); }
+static inline lanes ln_sub(lanes x, lanes y) { LN_EACH(vsubq_f32(x.v[i], y.v[i])); }
+static inline lanes ln_mul(lanes x, lanes y) { LN_EACH(vmulq_f32(x.v[i], y.v[i])); }
+static inline lanes ln_min(lanes x, lanes y) { LN_EACH(vminq_f32(x.v[i], y.v[i])); }
+static inline lanes ln_max(lanes x, lanes y) { LN_EACH(vmaxq_f32(x.v[i], y.v[i])); }
+static inline float ln_sum(lanes x) {
+    float32x4_t a = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
+    float32x2_t b = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+    return vget_lane_f32(b, 0) + vget_lane_f32(b, 1);
+}
+static inline float ln_least(lanes x) {
+    return vminvq_f32(vminq_f32(vminq_f32(x.v[0], x.v[2]), vminq_f32(x.v[1], x.v[3])));
+}
+static inline float ln_most(lanes x) {
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[2]), vmaxq_f32(x.v[1], x.v[3])));
+}
+static inline void ln_store_bytes(uint8_t *p, lanes x) {
+    uint16x8_t h[2];
+    for (int i = 0; i < 2; i++)
+        h[i] = vcombine_u16(vmovn_u32(vcvtq_u32_f32(x.v[2 * i])), vmovn_u32(vcvtq_u32_f32(x.v[2 * i + 1])));
+    vst1q_u8(p, vcombine_u8(vmovn_u16(h[0]), vmovn_u16(h[1])));
 }
 
 #else

@@ -105,6 +105,82 @@ static inline void tile_planes_v(const uint8_t *codes, uint32_t stride, uint32_t
     store_planes(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31), bits, out);
 }
 
+#elif defined(KV_LANES_NEON)
+#include <arm_neon.h>
+
+/* 4 f16 -> f32, clean. */
+static inline float32x4_t clean_floats(const uint16_t *p) {
+    const float32x4_t most = vdupq_n_f32(65504.0f);
+    float32x4_t x = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+    x = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vceqq_f32(x, x)));
+    x = vmaxq_f32(vminq_f32(x, most), vnegq_f32(most));
+    return vaddq_f32(x, vdupq_n_f32(0)); /* -0 + 0 = 0 */
+}
+
+/* 4 x 4 transpose: tokens t..t+3 of channels c..c+3. */
+static inline void load_block(const uint16_t *src, uint32_t dim, float *x, uint32_t stride) {
+    float32x4_t r[4];
+    for (uint32_t i = 0; i < 4; i++) r[i] = clean_floats(src + (size_t)i * dim);
+    float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
+    for (uint32_t i = 0; i < 2; i++) {
+        vst1q_f32(x + (size_t)i * stride, vcombine_f32(vget_low_f32(a.val[i]), vget_low_f32(b.val[i])));
+        vst1q_f32(x + (size_t)(i + 2) * stride, vcombine_f32(vget_high_f32(a.val[i]), vget_high_f32(b.val[i])));
+    }
+}
+
+static inline void load_halves(const uint16_t *src, uint32_t n, uint32_t dim, float *x, uint32_t stride) {
+    uint32_t nb = n & ~3u, db = dim & ~3u;
+    for (uint32_t c = 0; c < db; c += 4)
+        for (uint32_t t = 0; t < nb; t += 4)
+            load_block(src + (size_t)t * dim + c, dim, x + (size_t)c * stride + t, stride);
+    load_halves_plain(src, 0, nb, db, dim, x, stride);
+    load_halves_plain(src, nb, n, 0, dim, x, stride);
+}
+
+/* Two rows of a tile, 8 bytes each. */
+static inline uint8x16_t tile_pair(const uint8_t *codes, uint32_t stride) {
+    return vcombine_u8(vld1_u8(codes), vld1_u8(codes + stride));
+}
+
+/* Bit p of the 64 bytes of x as one plane, for p < bits: bytes become 0 or their bit of eight, then neighbours add up. */
+static inline void store_planes(const uint8x16_t x[4], uint32_t bits, uint8_t *out) {
+    const uint8x16_t weight = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    for (uint32_t p = 0; p < bits; p++) {
+        const uint8x16_t bit = vdupq_n_u8((uint8_t)(1u << p));
+        uint8x16_t y[4];
+        for (int i = 0; i < 4; i++) y[i] = vandq_u8(vtstq_u8(x[i], bit), weight);
+        uint8x16_t s = vpaddq_u8(vpaddq_u8(y[0], y[1]), vpaddq_u8(y[2], y[3]));
+        vst1_u8(out + 8 * p, vget_low_u8(vpaddq_u8(s, s)));
+    }
+}
+
+/* Rows i of four, tokens t -> 4 t + i: bytes of rows 0, 1 and of 2, 3 interleave, then their pairs. */
+static inline void tile_planes_k(const uint8_t *codes, uint32_t stride, uint32_t bits, uint8_t *out) {
+    uint8x16_t x[4];
+    for (uint32_t h = 0; h < 2; h++) {
+        const uint8_t *row = codes + (size_t)4 * h * stride;
+        uint8x16_t ab = tile_pair(row, stride), cd = tile_pair(row + (size_t)2 * stride, stride);
+        uint16x8_t i = vreinterpretq_u16_u8(vzip1q_u8(ab, vextq_u8(ab, ab, 8)));
+        uint16x8_t j = vreinterpretq_u16_u8(vzip1q_u8(cd, vextq_u8(cd, cd, 8)));
+        x[2 * h] = vreinterpretq_u8_u16(vzip1q_u16(i, j));
+        x[2 * h + 1] = vreinterpretq_u8_u16(vzip2q_u16(i, j));
+    }
+    store_planes(x, bits, out);
+}
+
+/* Tokens 0..3 of rows 0..7, then tokens 4..7. */
+static inline void tile_planes_v(const uint8_t *codes, uint32_t stride, uint32_t bits, uint8_t *out) {
+    uint8x16_t x[4];
+    for (uint32_t h = 0; h < 2; h++) {
+        const uint8_t *row = codes + (size_t)4 * h * stride;
+        uint32x4_t ab = vreinterpretq_u32_u8(tile_pair(row, stride));
+        uint32x4_t cd = vreinterpretq_u32_u8(tile_pair(row + (size_t)2 * stride, stride));
+        x[h] = vreinterpretq_u8_u32(vuzp1q_u32(ab, cd));
+        x[2 + h] = vreinterpretq_u8_u32(vuzp2q_u32(ab, cd));
+    }
+    store_planes(x, bits, out);
+}
+
 #else
 static inline void load_halves(const uint16_t *src, uint32_t n, uint32_t dim, float *x, uint32_t stride) {
     load_halves_plain(src, 0, n, 0, dim, x, stride);
