@@ -99,6 +99,7 @@ struct kvist_engine {
     kv_seal_job *seal_jobs;
     float *seal_q2; /* [jobs][dk] */
     uint32_t max_seal_jobs;
+    double step_slowness; /* measured over expected time of prompt micro-steps, a running mean; 0: none made yet */
     uint64_t fixed_bytes; /* scratch of the engine, charged to the pool */
     bool fixed_charged;
 

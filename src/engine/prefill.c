@@ -12,12 +12,14 @@ enum { HEAD_ROWS = 16 };
 /* Queries the retained mass is taken over where the score has no window of its own (DESIGN 5). */
 enum { MASS_WINDOW = 32 };
 
-/* A micro-step aims at 15 ms (20 ms is the promise to kvist_cancel). Rates a thread, of one AVX-512 VNNI machine:
- * products of 8-bit codes, attention in f32. Slower machines take longer steps, in proportion. Below LEAST_ROWS
- * unpacking weights would cost more than using them. */
+/* A micro-step aims at 15 ms (20 ms is the promise to kvist_cancel). Rates a thread to begin with, of one AVX-512 VNNI
+ * machine: products of 8-bit codes, attention; what steps really take corrects them, a quarter of the difference each.
+ * Below LEAST_ROWS unpacking weights would cost more than using them. */
 #define STEP_SECONDS 0.015
-#define INT8_MACS 200e9
-#define F32_MACS 60e9
+#define WEIGHT_MACS 200e9
+#define ATTENTION_MACS 120e9
+#define SLOWNESS_GAIN 0.25
+#define SLOWNESS_MAX 32.0 /* the portable reference; 1 / this on the other side */
 enum { LEAST_ROWS = 24 };
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -273,18 +275,31 @@ static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
     kv_part_ffn(f, l, x, n - skip);
 }
 
+/* Seconds of n rows from the present one on, by the rates above. */
+static double expected_seconds(const kv_job *j, uint32_t n) {
+    const kv_hparams *hp = &j->e->m->hp;
+    double threads = j->e->p.threads, keys = (double)j->start + j->row + n;
+    double macs = (double)hp->n_embd *
+                  ((hp->n_q + hp->n_kv) * (double)hp->dk + (hp->n_q + hp->n_kv) * (double)hp->dv + 3.0 * hp->n_ff);
+    return n * (macs / (WEIGHT_MACS * threads) + keys * hp->n_q * (hp->dk + hp->dv) / (ATTENTION_MACS * threads));
+}
+
 /* Rows of the next micro-step: ubatch at most, fewer when a layer is large or the context long, so that a step stays
  * near STEP_SECONDS and cancelling, reports and other sessions' tokens wait no longer. Any choice gives the same bits.
  */
 static uint32_t step_rows(const kv_job *j) {
-    const kv_hparams *hp = &j->e->m->hp;
-    double threads = j->e->p.threads, keys = (double)j->start + j->row + j->e->p.ubatch;
-    double macs = (double)hp->n_embd *
-                  ((hp->n_q + hp->n_kv) * (double)hp->dk + (hp->n_q + hp->n_kv) * (double)hp->dv + 3.0 * hp->n_ff);
-    double seconds = macs / (INT8_MACS * threads) + keys * hp->n_q * (hp->dk + hp->dv) / (F32_MACS * threads);
-    double rows = STEP_SECONDS / seconds;
+    double slowness = j->e->step_slowness > 0 ? j->e->step_slowness : 1;
+    double rows = STEP_SECONDS / (slowness * expected_seconds(j, j->e->p.ubatch) / j->e->p.ubatch);
     uint32_t most = min_u32(j->e->p.ubatch, j->n_rows - j->row);
     return rows >= most ? most : rows < LEAST_ROWS ? min_u32(LEAST_ROWS, most) : (uint32_t)rows;
+}
+
+/* A stall of the machine counts for little: the running mean is bounded, and any choice gives the same bits. */
+static void learn_slowness(kv_job *j, uint32_t n, uint64_t t0) {
+    double *mean = &j->e->step_slowness, ratio = (double)(kv_os_now_ns() - t0) * 1e-9 / expected_seconds(j, n);
+    if (ratio > SLOWNESS_MAX) ratio = SLOWNESS_MAX;
+    if (ratio < 1 / SLOWNESS_MAX) ratio = 1 / SLOWNESS_MAX;
+    *mean = *mean > 0 ? *mean + SLOWNESS_GAIN * (ratio - *mean) : ratio;
 }
 
 /* Logits of the wanted rows, in batches. */
@@ -320,7 +335,9 @@ kv_status kv_job_step(kv_job *j, bool *done, kv_error *err) {
         return begin_layer(j, err);
     case KV_JOB_ROWS: {
         uint32_t n = step_rows(j);
+        uint64_t t0 = kv_os_now_ns();
         layer_rows(j, j->row, n);
+        if (n >= LEAST_ROWS && j->layer + 1 < j->e->m->hp.n_layers) learn_slowness(j, n, t0);
         j->row += n;
         if (!report_progress(j)) KV_FAIL(err, CANCELLED, "stopped by the progress callback");
         if (j->row == j->n_rows) j->phase = KV_JOB_COMPRESS;
