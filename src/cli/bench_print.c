@@ -275,6 +275,7 @@ static void json_machine(const bench *b, json_t *o) {
     kv_out_json_real(o, "bandwidth", m->bandwidth);
     kv_out_json_real(o, "bandwidth_best", m->bandwidth_best);
     kv_out_json_real(o, "int8_macs", m->int8);
+    kv_out_json_real(o, "int16_macs", m->int16 > 0 ? m->int16 : NAN);
     kv_out_json_real(o, "f32_macs", m->f32);
     kv_out_json_real(o, "bf16_macs", m->bf16 > 0 ? m->bf16 : NAN);
 }
@@ -342,6 +343,7 @@ static void print_notes(const bench *b) {
     if (m->threads) {
         printf("machine, medians over the rounds: memory reads %.1f GB/s (best %.1f), int8 %.0f, f32 %.0f",
                m->bandwidth * 1e-9, m->bandwidth_best * 1e-9, m->int8 * 1e-9, m->f32 * 1e-9);
+        if (m->int16 > 0) printf(", int16 %.0f", m->int16 * 1e-9);
         if (m->bf16 > 0) printf(", bf16 %.0f", m->bf16 * 1e-9);
         printf(" GMAC/s\nof limit: share of the least time that memory (weights once a step, cache) or arithmetic "
                "allows, and which; share, KV MiB: a cache at the end, true bytes\n");

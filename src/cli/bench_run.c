@@ -291,14 +291,15 @@ static void drop_hopeless(bench *b) {
     }
 }
 
-static void probe_machine(bench *b, bench_series rate[5]) {
+static void probe_machine(bench *b, bench_series rate[6]) {
     kv_machine m;
     int level = kv_cpu_detect();
     for (int i = 0; b->o->cpu && i < level; i++)
         if (!strcmp(b->o->cpu, kv_cpu_level_name(i))) level = i;
     kv_machine_probe(b->threads, level, &m);
-    const double v[5] = {m.bandwidth, m.bandwidth_best, m.int8, m.f32, m.bf16};
-    for (int i = 0; i < 5; i++) kv_bench_add(&rate[i], v[i]);
+    if (b->o->precise) m.int16 = 0; /* f32 then */
+    const double v[6] = {m.bandwidth, m.bandwidth_best, m.int8, m.f32, m.bf16, m.int16};
+    for (int i = 0; i < 6; i++) kv_bench_add(&rate[i], v[i]);
     b->machine = m;
     b->machine.bandwidth = kv_bench_median(&rate[0]);
     double ignored;
@@ -306,6 +307,7 @@ static void probe_machine(bench *b, bench_series rate[5]) {
     b->machine.int8 = kv_bench_median(&rate[2]);
     b->machine.f32 = kv_bench_median(&rate[3]);
     b->machine.bf16 = kv_bench_median(&rate[4]);
+    b->machine.int16 = kv_bench_median(&rate[5]);
 }
 
 /* Others' work on the machine, from the load average (which lags by a minute and counts us, `own` threads). */
@@ -331,7 +333,7 @@ static bool one_round(bench *b, kv_bench *kb, cli_progress *progress, uint32_t r
 }
 
 int kv_bench_rounds(bench *b) {
-    static bench_series rate[5];
+    static bench_series rate[6];
     kvist_error err;
     cli_progress progress;
     kv_bench *kb;

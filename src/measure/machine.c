@@ -99,6 +99,7 @@ void kv_machine_probe(uint32_t threads, int level, kv_machine *out) {
     kv_probe_loop bf16 = level == KV_CPU_AVX512 ? kv_cpu_probe_bf16() : (kv_probe_loop){0};
     measure_bandwidth(probe, t, out);
     out->int8 = measure_loop(&probe->int8, t, out->threads);
+    out->int16 = measure_loop(&probe->int16, t, out->threads);
     out->f32 = measure_loop(&probe->f32, t, out->threads);
     out->bf16 = measure_loop(&bf16, t, out->threads);
     kv_threads_free(&t);
@@ -133,15 +134,17 @@ kv_work kv_work_prompt(const kv_shape *s, uint32_t n, double stored, double cach
     double layers = s->n_layers, one = s->layer_weights / layers, full = (layers - 1) / layers;
     kv_work w = {.bytes = s->bytes_step + cache_bytes};
     w.int8 = n * ((layers - 1) * one + s->kv_weights) + (one - s->kv_weights) + s->head_weights;
-    w.f32 = full * attention(s, (double)n * (n + 1.0) / 2) + (1 - full) * attention(s, n);
-    *(codes ? &w.int8 : &w.f32) += (full * n + 1 - full) * attention(s, stored);
+    w.int16 = full * attention(s, (double)n * (n + 1.0) / 2) + (1 - full) * attention(s, n);
+    *(codes ? &w.int8 : &w.int16) += (full * n + 1 - full) * attention(s, stored);
     return w;
 }
 
 kv_limit kv_machine_limit(const kv_machine *m, const kv_work *w) {
     double memory = m->bandwidth > 0 ? w->bytes / m->bandwidth : 0;
-    double int8 = m->int8 > 0 ? w->int8 / m->int8 : 0, f32 = m->f32 > 0 ? w->f32 / m->f32 : 0;
-    if (memory <= 0 && int8 + f32 <= 0) return (kv_limit){0, ""};
-    if (memory >= int8 + f32) return (kv_limit){memory, "memory"};
-    return (kv_limit){int8 + f32, int8 >= f32 ? "int8" : "f32"};
+    double rate16 = m->int16 > 0 ? m->int16 : m->f32;
+    double int8 = m->int8 > 0 ? w->int8 / m->int8 : 0, int16 = rate16 > 0 ? w->int16 / rate16 : 0;
+    double f32 = m->f32 > 0 ? w->f32 / m->f32 : 0, sum = int8 + int16 + f32;
+    if (memory <= 0 && sum <= 0) return (kv_limit){0, ""};
+    if (memory >= sum) return (kv_limit){memory, "memory"};
+    return (kv_limit){sum, int8 >= int16 + f32 ? "int8" : f32 > 0 || m->int16 <= 0 ? "f32" : "int16"};
 }

@@ -15,7 +15,7 @@ typedef struct kv_machine {
     int level; /* of base/cpu.h, the one probed */
     uint32_t threads;
     double bandwidth, bandwidth_best; /* bytes/s of reading memory: median and best pass. 0: no memory for the probe */
-    double int8, f32, bf16;           /* multiply-adds/s, all threads; bf16 is 0 where the processor has none */
+    double int8, int16, f32, bf16;    /* multiply-adds/s, all threads; int16, bf16: 0 where the level has none */
 } kv_machine;
 /* About half a second; medians of several passes. threads 0: all processors. */
 void kv_machine_probe(uint32_t threads, int level, kv_machine *out);
@@ -38,7 +38,9 @@ uint64_t kv_table_bytes(const kvist_model *model);
 /* Least work of one decode step or one prompt. */
 typedef struct kv_work {
     double bytes;     /* weights once (a prompt: once), caches read */
-    double int8, f32; /* multiply-adds by unit: matrix products, and attention on codes; attention on f16 */
+    double int8;      /* multiply-adds: matrix products, and attention on codes */
+    double f32;       /* attention on f16 while decoding */
+    double int16;     /* attention on f16 in prompts: at the rate of f32 where a machine has no other */
 } kv_work;
 /* One step of `rows` sequences whose caches hold `stored` tokens a head (mean) in cache_bytes each. codes: pages hold
  * integer codes, so that attention's products are the integer unit's. */
@@ -49,10 +51,10 @@ kv_work kv_work_prompt(const kv_shape *s, uint32_t n, double stored, double cach
 
 typedef struct kv_limit {
     double seconds;   /* no machine with these rates does the work faster */
-    const char *unit; /* what binds: "memory", "int8", "f32"; "" when nothing was measured */
+    const char *unit; /* what binds: "memory", "int8", "int16", "f32"; "" when nothing was measured */
 } kv_limit;
-/* Memory and arithmetic overlap, the two kinds of arithmetic do not (they share the same ports): the limit is the
- * longer of bytes/bandwidth and int8/rate + f32/rate; the larger part of the latter gives its name. */
+/* Memory and arithmetic overlap, the kinds of arithmetic do not (they share the same ports): the limit is the longer of
+ * bytes/bandwidth and the sum of each kind's work over its rate; the largest part of the latter gives its name. */
 kv_limit kv_machine_limit(const kv_machine *m, const kv_work *w);
 
 #endif

@@ -92,19 +92,19 @@ static void work_of_a_model(void **state) {
     assert_float_equal(c.f32, 0, 0);
     /* A prompt layer by layer and row by row: row i sees the cache and rows 0 .. i. In the last layer all rows make
      * keys and values, and only the last row goes on, to the head. */
-    double f32 = 0, int8 = head, kv = 2 * 576 * 192, layer = layers / 30;
+    double int16 = 0, int8 = head, kv = 2 * 576 * 192, layer = layers / 30;
     for (int l = 0; l < 30; l++)
         for (int i = 0; i < 77; i++) {
             bool whole = l < 29 || i == 76;
             int8 += whole ? layer : kv;
-            f32 += whole ? 9.0 * 128 * (200 + i + 1) : 0;
+            int16 += whole ? 9.0 * 128 * (200 + i + 1) : 0;
         }
     w = kv_work_prompt(&s, 77, 200, 3e6, false);
-    assert_float_equal(w.f32, f32, 1e-3);
+    assert_float_equal(w.int16, int16, 1e-3);
     assert_float_equal(w.int8, int8, 1e-3);
     c = kv_work_prompt(&s, 77, 200, 3e6, true);
     assert_float_equal(c.int8 - w.int8, 9.0 * 128 * 200 * (29 * 77 + 1), 1e-3);
-    assert_float_equal(c.int8 + c.f32, w.int8 + w.f32, 1e-3);
+    assert_float_equal(c.int8 + c.int16, w.int8 + w.int16, 1e-3);
     assert_float_equal(w.bytes, 1e8 + 3e6, 0);
 }
 
@@ -145,6 +145,14 @@ static void limits(void **state) {
         assert_float_equal(l.seconds, cases[i].seconds, 1e-12);
         assert_string_equal(l.unit, cases[i].unit);
     }
+    /* A machine with 16-bit products reads prompts at their rate, another at that of f32. */
+    kv_machine with = m;
+    with.int16 = 2e11;
+    const kv_work prompt = {.int8 = 4e8, .int16 = 1e9};
+    assert_float_equal(kv_machine_limit(&m, &prompt).seconds, 0.011, 1e-12);
+    assert_string_equal(kv_machine_limit(&m, &prompt).unit, "f32");
+    assert_float_equal(kv_machine_limit(&with, &prompt).seconds, 0.006, 1e-12);
+    assert_string_equal(kv_machine_limit(&with, &prompt).unit, "int16");
     const kv_machine none = {0};
     assert_string_equal(kv_machine_limit(&none, &cases[0].w).unit, "");
 }

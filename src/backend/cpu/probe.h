@@ -19,6 +19,7 @@ typedef struct kv_probe_loop {
 
 typedef struct kv_probe {
     kv_probe_loop int8, f32;
+    kv_probe_loop int16; /* where prompt attention runs on it */
     /* Reads p[0..bytes), bytes a multiple of KV_PROBE_STEP, p 64-byte aligned. */
     uint64_t (*read)(const uint8_t *p, size_t bytes);
 } kv_probe;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Probe loops of the AVX-512 level: vpdpbusd, FMA, and vdpbf16ps for processors that have it; see probe.h. */
+/* Probe loops of the AVX-512 level: vpdpbusd, vpdpwssd, FMA, and vdpbf16ps for processors that have it; see probe.h. */
 #include "backend/cpu/probe.h"
 
 #if defined(__x86_64__)
@@ -12,6 +12,15 @@ static double int8(uint32_t rounds) {
     for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_setzero_si512();
     for (uint32_t i = 0; i < rounds; i++)
         for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_dpbusd_epi32(acc[j], a, b);
+    for (int j = 1; j < CHAINS; j++) acc[0] = _mm512_add_epi32(acc[0], acc[j]);
+    return (double)_mm512_reduce_add_epi32(acc[0]);
+}
+
+static double int16(uint32_t rounds) {
+    __m512i acc[CHAINS], a = _mm512_set1_epi16(3), b = _mm512_set1_epi16(-2);
+    for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_setzero_si512();
+    for (uint32_t i = 0; i < rounds; i++)
+        for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_dpwssd_epi32(acc[j], a, b);
     for (int j = 1; j < CHAINS; j++) acc[0] = _mm512_add_epi32(acc[0], acc[j]);
     return (double)_mm512_reduce_add_epi32(acc[0]);
 }
@@ -47,6 +56,7 @@ static uint64_t read_avx512(const uint8_t *p, size_t bytes) {
     return (uint64_t)_mm512_reduce_add_epi64(a[0]);
 }
 
-const kv_probe kv_cpu_probe_avx512 = {.int8 = {int8, CHAINS * 64}, .f32 = {f32, CHAINS * 16}, .read = read_avx512};
+const kv_probe kv_cpu_probe_avx512 = {
+    .int8 = {int8, CHAINS * 64}, .f32 = {f32, CHAINS * 16}, .int16 = {int16, CHAINS * 32}, .read = read_avx512};
 const kv_probe_loop kv_cpu_probe_bf16_avx512 = {bf16, CHAINS * 32};
 #endif
