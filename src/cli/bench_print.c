@@ -118,7 +118,7 @@ static void peer_cell(const bench *b, out_table *t, const bench_row *r, uint32_t
     }
     if (!best && any && any->s.n) best = any;
     if (!best) {
-        kv_out_cell(t, !any ? "-" : any->absent ? "absent" : any->failures ? "failed" : "-");
+        kv_out_cell(t, !any ? "-" : any->absent ? "absent" : any->failures ? "failed" : any->dropped ? "not run" : "-");
         return;
     }
     double min, max;
@@ -253,7 +253,7 @@ static void json_peers(const bench *b, json_t *o, const bench_row *r) {
         kv_out_json_real(one, "max", max);
         json_object_set_new(one, "reps", json_integer(p->s.n));
         kv_out_json_real(one, "ratio", kv_bench_ratio(b, r, p));
-        if (p->absent || p->failures)
+        if (p->absent || p->why[0])
             kv_out_json_text(one, "note", p->absent ? "absent" : p->why, strlen(p->absent ? "absent" : p->why));
         json_array_append_new(list, one);
     }
@@ -350,7 +350,8 @@ static void print_notes(const bench *b) {
     }
     if (b->n_peers)
         printf(
-            "peers: best cache of each where there are several (n=1: too slow to be repeated); ratio: to the faster\n");
+            "peers: best cache of each where there are several (n=1: below 70 %% of the best, so not repeated; not run: so "
+            "far behind at less work); ratio: to the faster\n");
 }
 
 void kv_bench_print(bench *b) {

@@ -252,10 +252,44 @@ static bool sample_cell(bench *b, kv_bench *kb, bench_cell *c) {
     return !kv_cli_interrupted();
 }
 
+/* Higher is better. */
+static double first_value(const bench_peer_cell *p) { return p->w.kind == PEER_LOAD ? 1 / p->s.v[0] : p->s.v[0]; }
+
+/* Whether a is the work of b or less of it: so that who is far behind at a would be further behind at b. Kinds: a batch
+ * is decoding with more sequences. */
+static bool no_harder(const peer_work *a, const peer_work *b) {
+    bool decode = a->kind == PEER_DECODE || a->kind == PEER_BATCH;
+    bool same_kind = a->kind == b->kind || (decode && b->kind == PEER_BATCH);
+    return same_kind && a->kind != PEER_LOAD && a->depth <= b->depth && a->batch <= b->batch &&
+           (decode || a->n <= b->n) && (!strcmp(a->cache, "f16") || !strcmp(a->cache, b->cache));
+}
+
+/* In round 1: another program was so much faster at easier work that this one's cell, which may take it many minutes,
+ * cannot be the better one. */
+static bool beaten_already(const bench *b, const bench_peer_cell *p) {
+    for (uint32_t i = 0; i < b->n_peer_cells; i++) {
+        const bench_peer_cell *easy = &b->peer_cells[i];
+        if (easy->peer != p->peer || !easy->s.n || !no_harder(&easy->w, &p->w)) continue;
+        for (uint32_t k = 0; k < b->n_peer_cells; k++) {
+            const bench_peer_cell *other = &b->peer_cells[k];
+            bool same = other->cell == easy->cell && !strcmp(other->w.cache, easy->w.cache);
+            if (same && other->peer != p->peer && other->s.n && first_value(easy) < HOPELESS * first_value(other))
+                return true;
+        }
+    }
+    return false;
+}
+
 static bool sample_peer(bench *b, bench_peer_cell *p) {
     double v = 0;
     const bench_peer *q = &b->peers[p->peer];
     if (p->dropped || p->absent || p->failed) return true;
+    if (!p->s.n && beaten_already(b, p)) {
+        p->dropped = true;
+        snprintf(p->why, sizeof p->why, "not run: below %.0f %% of another's speed at less work", 100 * HOPELESS);
+        if (says(b)) fprintf(stderr, "kvist:     %s, %s: %s\n", q->name, p->w.cache, p->why);
+        return true;
+    }
     if (p->w.kind == PEER_LOAD) touch_file(b->model);
     peer_outcome r = kv_peer_run(q, &p->w, b->model, b->threads, &v, &p->how, p->why, sizeof p->why);
     if (kv_cli_interrupted()) return false;
@@ -276,7 +310,7 @@ static bool sample_peer(bench *b, bench_peer_cell *p) {
 
 /* After round 1: peer cells that no row's comparison can hang on. */
 static void drop_hopeless(bench *b) {
-    for (uint32_t i = 0; i < b->n_peer_cells; i++) b->peer_cells[i].dropped = b->peer_cells[i].s.n > 0;
+    for (uint32_t i = 0; i < b->n_peer_cells; i++) b->peer_cells[i].dropped |= b->peer_cells[i].s.n > 0;
     for (uint32_t i = 0; i < b->n_rows; i++) {
         const bench_row *r = &b->rows[i];
         double best = 0;
@@ -284,7 +318,7 @@ static void drop_hopeless(bench *b) {
             for (uint32_t k = 0; k < r->n_peers; k++) {
                 bench_peer_cell *p = &b->peer_cells[r->peers[k]];
                 if (!p->s.n) continue;
-                double v = p->w.kind == PEER_LOAD ? 1 / p->s.v[0] : p->s.v[0];
+                double v = first_value(p);
                 if (pass == 0 && v > best) best = v;
                 if (pass == 1 && v >= HOPELESS * best) p->dropped = false;
             }

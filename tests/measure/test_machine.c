@@ -136,10 +136,10 @@ static void limits(void **state) {
         kv_work w;
         double seconds;
         const char *unit;
-    } cases[] = {{{1e8, 1e8, 0}, 0.005, "memory"},
-                 {{1e8, 4e9, 1e8}, 0.011, "int8"},
-                 {{1e6, 4e8, 1e9}, 0.011, "f32"},
-                 {{2e8, 2e9, 5e8}, 0.01, "memory"}}; /* equal: memory */
+    } cases[] = {{{1e8, 1e8, 0, 0}, 0.005, "memory"},
+                 {{1e8, 4e9, 1e8, 0}, 0.011, "int8"},
+                 {{1e6, 4e8, 1e9, 0}, 0.011, "f32"},
+                 {{2e8, 2e9, 5e8, 0}, 0.01, "memory"}}; /* equal: memory */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kv_limit l = kv_machine_limit(&m, &cases[i].w);
         assert_float_equal(l.seconds, cases[i].seconds, 1e-12);
