@@ -142,6 +142,7 @@ static int open_peers(bench *b) {
             fprintf(stderr, "kvist: %s\n", why);
             return rc;
         }
+        b->peers[i].limit_s = b->o->vs_limit;
         b->n_peers++;
     }
     return add_peer_args(b);
@@ -226,6 +227,8 @@ static const cli_opt opts[] = {
     {"--vs", "NAME=PATH", CLI_LIST, AT(vs), 0, 0,
      "another llama-bench, run in the same rounds; may be repeated. Without\nany of -p -n -d -npl --stage --kv: the "
      "standing table of targets"},
+    {"--vs-limit", "SECONDS", CLI_U32, AT(vs_limit), 0, 86400,
+     "end a program that takes longer for one cell, and do not try it again (600; 0: never)"},
     {"--vs-arg", "NAME=ARG", CLI_LIST, AT(vs_args), 0, 0, "an argument for that program, before ours; may be repeated"},
     {"--rows", "TEXT", CLI_STR, AT(rows), 0, 0, "only rows of the standing table whose name contains TEXT"},
     {"--kernels", NULL, CLI_FLAG, AT(kernels), 0, 0,

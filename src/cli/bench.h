@@ -40,7 +40,7 @@ typedef struct bench_peer_cell {
     uint32_t peer, cell; /* which program; the cell after which it runs */
     peer_work w;
     bench_series s; /* tokens/s, or seconds (load) */
-    bool dropped, absent, failed;
+    bool dropped, absent, failed, slow; /* slow: ended at the limit */
     uint32_t failures;
     const char *how;
     char why[512];

@@ -85,7 +85,7 @@ int kv_peer_open(const char *text, bench_peer *p, char *why, size_t cap) {
     }
     const char *argv[] = {p->path, "--help", NULL};
     peer_output o;
-    kv_peer_spawn(argv, &o);
+    kv_peer_spawn(argv, 60, &o);
     const char *help = o.out ? o.out : "";
     p->has_depth = strstr(help, "--n-depth") != NULL;
     p->has_gp = strstr(help, "-gp ") != NULL;
@@ -124,6 +124,10 @@ static void bench_command(command *c, const bench_peer *p, const peer_work *w, c
 static peer_outcome failed(const peer_output *o, const char *what, const peer_work *w, char *why, size_t cap) {
     int n = snprintf(why, cap, "%s (%u at %u, x%u, cache %s): ", what, w->n, w->depth, w->batch, w->cache);
     if (n < 0 || (size_t)n >= cap) return PEER_FAILED;
+    if (o->stopped) {
+        snprintf(why + n, cap - (size_t)n, "ended after %.0f s", o->seconds);
+        return PEER_SLOW;
+    }
     if (o->status)
         snprintf(why + n, cap - (size_t)n, "exit status %d%s%s", o->status, *o->last ? ": " : "", o->last);
     else
@@ -145,7 +149,7 @@ static peer_outcome run_prompt(const bench_peer *p, const peer_work *w, const ch
     if (w->depth && !two) add_numbers(&c, "-d", "%u", w->depth, 0);
     *how = two ? "llama-bench, two prompts, difference" : "llama-bench";
     peer_output o;
-    kv_peer_spawn(c.argv, &o);
+    kv_peer_spawn(c.argv, p->limit_s, &o);
     bool ok = o.status == 0;
     if (ok && two) {
         ok = kv_peer_bench_row(o.out, w->depth, 0, -1, &tps, &s) &&
@@ -172,7 +176,7 @@ static peer_outcome run_sweep(const bench_peer *p, const peer_work *w, const cha
     add_numbers(&c, "--sweep-stride", "%u", w->depth / w->n, 0);
     *how = "llama-sweep-bench";
     peer_output o;
-    kv_peer_spawn(c.argv, &o);
+    kv_peer_spawn(c.argv, p->limit_s, &o);
     bool ok = o.status == 0 && kv_peer_sweep_row(o.out, w->n, w->depth, value);
     peer_outcome result = ok ? PEER_OK : failed(&o, c.path, w, why, cap);
     kv_peer_output_free(&o);
@@ -195,7 +199,7 @@ static peer_outcome run_decode(const bench_peer *p, const peer_work *w, const ch
     }
     *how = "llama-bench";
     peer_output o;
-    kv_peer_spawn(c.argv, &o);
+    kv_peer_spawn(c.argv, p->limit_s, &o);
     bool ok = o.status == 0 &&
               kv_peer_bench_row(o.out, gp ? w->depth : 0, w->n, p->has_depth ? (int64_t)w->depth : -1, value, &s);
     peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, why, cap);
@@ -218,7 +222,7 @@ static peer_outcome run_batch(const bench_peer *p, const peer_work *w, const cha
     add_numbers(&c, "-npl", "%u", w->batch, 0);
     add_numbers(&c, "-c", "%u", w->batch * ((depth + w->n + 255) / 256 * 256), 0);
     peer_output o;
-    kv_peer_spawn(c.argv, &o);
+    kv_peer_spawn(c.argv, p->limit_s, &o);
     bool ok = o.status == 0 && kv_peer_batched_row(o.out, depth, w->n, w->batch, value);
     peer_outcome result = ok ? PEER_OK : failed(&o, c.path, w, why, cap);
     kv_peer_output_free(&o);
@@ -238,7 +242,7 @@ static peer_outcome run_load(const bench_peer *p, const peer_work *w, const char
         add_option(&c, "-w", "0");
     *how = "llama-bench, prompt of 1, start to exit";
     peer_output o;
-    kv_peer_spawn(c.argv, &o);
+    kv_peer_spawn(c.argv, p->limit_s, &o);
     bool ok = o.status == 0;
     peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, why, cap);
     if (ok) *value = o.seconds;

@@ -17,6 +17,7 @@ typedef struct bench_peer {
     char name[24], path[PEER_PATH];
     const char *args[PEER_ARGS]; /* the user's own for llama-bench (its siblings' differ), before ours */
     uint32_t n_args;
+    uint32_t limit_s; /* a process that takes longer is ended; 0: none */
     bool has_depth;      /* -d N (llama.cpp) */
     bool has_gp;         /* -gp P,N: generation alone is timed (ik_llama.cpp) */
     bool warm_flag;      /* --no-warmup, and its warm-up is a whole prompt; else -w 0, and it is one token */
@@ -34,7 +35,7 @@ typedef struct peer_work {
     const char *cache; /* type of K and V: "f16", "q8_0", ... */
 } peer_work;
 
-typedef enum peer_outcome { PEER_OK, PEER_ABSENT, PEER_FAILED } peer_outcome;
+typedef enum peer_outcome { PEER_OK, PEER_ABSENT, PEER_FAILED, PEER_SLOW /* ended at the limit */ } peer_outcome;
 /* One repetition in a fresh process. *value: tokens/s over all sequences, or seconds (load). how: which program and
  * options (static), also when absent. why: one line when it failed. */
 peer_outcome kv_peer_run(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads, double *value,
@@ -46,10 +47,11 @@ typedef struct peer_output {
     char *out;      /* kv_malloc'd, terminated */
     char last[256]; /* last line of its standard error that names an error, else that says something */
     double seconds;
+    bool stopped; /* ended at the limit */
 } peer_output;
 /* argv ends with NULL. Standard output is kept (1 MiB at most), of standard error its last line; tables that programs
- * print there are kept too (lines that begin with '|' or '{'). */
-void kv_peer_spawn(const char *const *argv, peer_output *o);
+ * print there are kept too (lines that begin with '|' or '{'). limit_s: as in bench_peer. */
+void kv_peer_spawn(const char *const *argv, uint32_t limit_s, peer_output *o);
 void kv_peer_output_free(peer_output *o);
 
 /* tokens/s and seconds of llama-bench's -o json row with these counts; depth: -1 when rows have no n_depth. The last

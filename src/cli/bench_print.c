@@ -118,7 +118,7 @@ static void peer_cell(const bench *b, out_table *t, const bench_row *r, uint32_t
     }
     if (!best && any && any->s.n) best = any;
     if (!best) {
-        kv_out_cell(t, !any ? "-" : any->absent ? "absent" : any->failures ? "failed" : any->dropped ? "not run" : "-");
+        kv_out_cell(t, !any ? "-" : any->absent ? "absent" : any->failures ? "failed" : any->slow ? "over the limit" : any->dropped ? "not run" : "-");
         return;
     }
     double min, max;

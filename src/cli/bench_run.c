@@ -205,7 +205,7 @@ static void sample_load(bench *b, bench_cell *c) {
                           NULL};
     peer_output o;
     touch_file(b->model);
-    kv_peer_spawn(argv, &o);
+    kv_peer_spawn(argv, 0, &o);
     if (o.status)
         snprintf(c->why, sizeof c->why, "a fresh process ended with status %d: %.200s", o.status, o.last);
     else
@@ -300,6 +300,9 @@ static bool sample_peer(bench *b, bench_peer_cell *p) {
         kv_bench_add(&p->s, v);
         say_peer(b, p);
     }
+    p->slow = r == PEER_SLOW;
+    p->dropped |= p->slow;
+    if (p->slow) kv_cli_warn(b->o, "%s: %s (--vs-limit)", q->name, p->why);
     if (p->absent) kv_cli_warn(b->o, "%s: there is no %s beside it: absent", q->name, p->how);
     if (r == PEER_FAILED) {
         b->failed |= p->failed;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <poll.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,12 +61,14 @@ static void read_errors(reader *r, const char *s, size_t n) {
             r->line[r->at++] = s[i];
 }
 
-/* Both pipes to their ends. */
-static void drain(reader *r, int out, int err) {
+/* Both pipes to their ends, or false when the clock passes `end` (0: never). */
+static bool drain(reader *r, int out, int err, uint64_t end) {
     struct pollfd p[2] = {{out, POLLIN, 0}, {err, POLLIN, 0}};
     char buf[4096];
     while (p[0].fd >= 0 || p[1].fd >= 0) {
-        if (poll(p, 2, -1) < 0 && errno != EINTR) return;
+        uint64_t now = end ? kv_os_now_ns() : 0;
+        if (end && now >= end) return false;
+        if (poll(p, 2, end ? (int)((end - now) / 1000000 + 1) : -1) < 0 && errno != EINTR) break;
         for (int i = 0; i < 2; i++) {
             if (p[i].fd < 0 || !p[i].revents) continue;
             ssize_t n = read(p[i].fd, buf, sizeof buf);
@@ -79,6 +82,7 @@ static void drain(reader *r, int out, int err) {
         }
     }
     end_line(r);
+    return true;
 }
 
 /* In a folder of its own: ik_llama.cpp's programs leave a llama.log where they stand. */
@@ -94,7 +98,7 @@ static int start(const char *const *argv, const char *dir, int out, int err, pid
     return rc;
 }
 
-void kv_peer_spawn(const char *const *argv, peer_output *o) {
+void kv_peer_spawn(const char *const *argv, uint32_t limit_s, peer_output *o) {
     int out[2], err[2], rc, status = 0;
     pid_t pid;
     char dir[] = "/tmp/kvist-bench-XXXXXX", log[64];
@@ -118,7 +122,8 @@ void kv_peer_spawn(const char *const *argv, peer_output *o) {
         snprintf(o->last, sizeof o->last, "%s", strerror(rc));
     else {
         reader r = {.o = o};
-        drain(&r, out[0], err[0]);
+        o->stopped = !drain(&r, out[0], err[0], limit_s ? t0 + (uint64_t)limit_s * 1000000000 : 0);
+        if (o->stopped) kill(pid, SIGKILL);
         while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
         o->seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
         o->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

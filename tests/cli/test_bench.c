@@ -93,7 +93,7 @@ static void tables_of_siblings(void **state) {
 static peer_output shell(const char *script) {
     const char *argv[] = {"/bin/sh", "-c", script, NULL};
     peer_output o;
-    kv_peer_spawn(argv, &o);
+    kv_peer_spawn(argv, 0, &o);
     return o;
 }
 
@@ -120,7 +120,7 @@ static void processes(void **state) {
     assert_true(o.seconds > 0);
     kv_peer_output_free(&o);
     const char *none[] = {"/nonexistent/program", NULL};
-    kv_peer_spawn(none, &o);
+    kv_peer_spawn(none, 0, &o);
     assert_true(o.status == -1 || o.status == 127);
     kv_peer_output_free(&o);
 }
@@ -243,6 +243,23 @@ static void beside_peers(void **state) {
     assert_non_null(strstr(c, "-fa 1 -ctk q8_0 -ctv q8_0 "));
     assert_non_null(strstr(c, "-fa 1 -ctk q4_0 -ctv q4_0 "));
     assert_null(strstr(c, "q6_0"));
+    free(c);
+    spawned_free(&s);
+}
+
+/* A program that takes too long is ended, and not tried again. */
+static void over_the_limit(void **state) {
+    (void)state;
+    char slow[128];
+    write_fake("slow", "1", false, "exec sleep 60");
+    snprintf(slow, sizeof slow, "slow=%s", fake_path);
+    spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-r", "2", "--vs", slow,
+                    "--vs-limit", "1", "--no-probe", "-o", "md");
+    assert_int_equal(s.rc, 0);
+    assert_non_null(strstr(s.err, "ended after 1 s (--vs-limit)"));
+    assert_non_null(strstr(s.out, " over the limit |"));
+    char *c = calls();
+    assert_int_equal(strcspn(c, "\n") + 1, strlen(c)); /* one call */
     free(c);
     spawned_free(&s);
 }
@@ -409,7 +426,7 @@ static int teardown(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(bench_json), cmocka_unit_test(tables_of_siblings),
                                        cmocka_unit_test(processes),  cmocka_unit_test(beside_peers),
-                                       cmocka_unit_test(loading),    cmocka_unit_test(standing_table),
+                                       cmocka_unit_test(over_the_limit), cmocka_unit_test(loading),    cmocka_unit_test(standing_table),
                                        cmocka_unit_test(refusals),   cmocka_unit_test(stages_and_batches),
                                        cmocka_unit_test(kernels)};
     return cmocka_run_group_tests(tests, spawn_setup, teardown);
