@@ -12,6 +12,11 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
 typedef __m512 v16;
 typedef __m512i n16;
 
@@ -350,7 +355,8 @@ static void fold(const kv_tile_rows *r, uint32_t from, uint32_t to, const kv_til
 }
 
 /* ------------------------------------------------------------------ column sums: tokens in lanes, rows one after the other */
-INLINE void cols_rows(const kv_tile_cols *c, uint32_t i0, const int mr)
+/* plain: every row sees all 64 columns and adds p itself to the sums alone, as most rows of `attn` do. */
+INLINE void cols_rows(const kv_tile_cols *c, uint32_t i0, const int mr, const bool plain)
 {
     n16 acc[6][4];
     const uint32_t n_pairs = (c->dk + 1) / 2;
@@ -369,6 +375,18 @@ INLINE void cols_rows(const kv_tile_cols *c, uint32_t i0, const int mr)
     }
     for (int v = 0; v < 4; v++) {
         v16 k_step = _mm512_loadu_ps(c->keys->k_step + 16 * v), sum = _mm512_loadu_ps(c->sums + 16 * v), mass = _mm512_loadu_ps(c->mass + 16 * v);
+        if (plain) {
+            v16 p[6];
+            UNROLL
+            for (int i = 0; i < mr; i++) {
+                v16 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[i][v]), k_step);
+                p[i] = exp2_of(_mm512_fmsub_ps(y, _mm512_set1_ps(c->q_step[i0 + (uint32_t)i]), _mm512_set1_ps(c->lse[i0 + (uint32_t)i])));
+            }
+            UNROLL
+            for (int i = 0; i < mr; i++) sum = _mm512_add_ps(sum, p[i]);
+            _mm512_storeu_ps(c->sums + 16 * v, sum);
+            continue;
+        }
         for (int i = 0; i < mr; i++) {
             uint32_t r = i0 + (uint32_t)i;
             v16 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[i][v]), k_step);
@@ -388,8 +406,13 @@ INLINE void cols_rows(const kv_tile_cols *c, uint32_t i0, const int mr)
 static void cols(const kv_tile_cols *c)
 {
     uint32_t i = 0;
-    for (; i + 6 <= c->n; i += 6) cols_rows(c, i, 6);
-    for (; i < c->n; i++) cols_rows(c, i, 1);
+    for (; i + 6 <= c->n; i += 6) {
+        bool plain = !c->square;
+        for (uint32_t r = i; r < i + 6; r++) plain = plain && c->lo[r] == 0 && c->hi[r] == 64 && c->use[r] == KV_ATTN_SUM;
+        if (plain) cols_rows(c, i, 6, true);
+        else cols_rows(c, i, 6, false);
+    }
+    for (; i < c->n; i++) cols_rows(c, i, 1, false);
 }
 
 const kv_tile_ops kv_tile_ops_avx512 = {keys, queries, load, fold, finish, cols, kv_tile_unpack_avx512};
