@@ -17,6 +17,8 @@
 #ifndef KV_BACKEND_CPU_MATMUL_H
 #define KV_BACKEND_CPU_MATMUL_H
 
+#include <string.h>
+
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/pack.h"
 
@@ -94,5 +96,36 @@ static inline uint32_t kv_mm_lanes(const kv_weight *w, uint32_t panel) {
 #define KV_UNROLL _Pragma("GCC unroll 16")
 #endif
 #define KV_INLINE static inline __attribute__((always_inline))
+
+/* ---- what the levels share */
+
+/* Planes of a panel. */
+typedef struct kv_planes {
+    const uint8_t *lo, *hi, *d, *m, *sc, *scm;
+} kv_planes;
+
+KV_INLINE kv_planes kv_planes_of(const kv_weight *w, uint32_t panel) {
+    const uint8_t *p = w->data + (size_t)panel * w->panel_bytes;
+    return (kv_planes){p, p + w->off_hi, p + w->off_d, p + w->off_m, p + w->off_sc, p + w->off_scm};
+}
+
+/* Bytes of a panel a block takes, scales included. */
+KV_INLINE uint32_t kv_block_bytes(const int code, const int scale) {
+    const uint32_t sc[] = {0, 32, 64, 20, 40, 36, 40};
+    return kv_code_lo_bytes(code) + kv_code_hi_bytes(code) + sc[scale];
+}
+
+/* The step and sums of one block of row r of a tile of T rows; s0, s1: the codes' sums by half. */
+KV_INLINE void kv_act_put_sums(uint8_t *act, uint32_t T, uint32_t r, float d, int32_t s0, int32_t s1) {
+    const int32_t n[3] = {-(s0 + s1), -s0, -s1};
+    const float f[4] = {d, d * (float)(s0 + s1), d * (float)s0, d * (float)s1};
+    memcpy(act + KV_ACT_D(T) + 4 * r, &f[0], 4);
+    memcpy(act + KV_ACT_DSUM(T) + 4 * r, &f[1], 4);
+    memcpy(act + KV_ACT_NSUM(T) + 4 * r, &n[0], 4);
+    for (uint32_t g = 0; g < 2; g++) {
+        memcpy(act + KV_ACT_DSUM16(T) + 4 * (g * T + r), &f[2 + g], 4);
+        memcpy(act + KV_ACT_NSUM16(T) + 4 * (g * T + r), &n[1 + g], 4);
+    }
+}
 
 #endif

@@ -103,10 +103,10 @@ static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wi
 
 KV_INLINE void unpack_body(const int code, const int scale, const kv_weight *w, uint32_t panel, uint32_t b0,
                            uint32_t nb, uint8_t *rec, size_t stride) {
-    const planes p = planes_of(w, panel);
+    const kv_planes p = kv_planes_of(w, panel);
     const int groups = kv_scale_is_g16(scale) ? 2 : 1;
-    const uint8_t *ahead = p.lo + (size_t)b0 * block_bytes(code, scale) + PREFETCH_AHEAD;
-    for (uint32_t b = b0; b < b0 + nb; b++, rec += stride, ahead += block_bytes(code, scale)) {
+    const uint8_t *ahead = p.lo + (size_t)b0 * kv_block_bytes(code, scale) + PREFETCH_AHEAD;
+    for (uint32_t b = b0; b < b0 + nb; b++, rec += stride, ahead += kv_block_bytes(code, scale)) {
         prefetch_block(code, scale, ahead);
         const uint8_t *lo = p.lo + (size_t)b * kv_code_lo_bytes(code), *hi = p.hi + (size_t)b * kv_code_hi_bytes(code);
         KV_UNROLL

@@ -36,27 +36,12 @@ KV_INLINE __m512 u8x16(const uint8_t *p) {
 
 /* ---- codes and scales of one block, constant kinds */
 
-typedef struct planes {
-    const uint8_t *lo, *hi, *d, *m, *sc, *scm;
-} planes;
-
-KV_INLINE planes planes_of(const kv_weight *w, uint32_t panel) {
-    const uint8_t *p = w->data + (size_t)panel * w->panel_bytes;
-    return (planes){p, p + w->off_hi, p + w->off_d, p + w->off_m, p + w->off_sc, p + w->off_scm};
-}
-
-/* Bytes of a panel a block takes, scales included. */
-KV_INLINE uint32_t block_bytes(const int code, const int scale) {
-    const uint32_t sc[] = {0, 32, 64, 20, 40, 36, 40};
-    return kv_code_lo_bytes(code) + kv_code_hi_bytes(code) + sc[scale];
-}
-
 /* Asks for the lines of one block further on in the one linear stream of panels: the hardware follows each plane only
  * inside a panel. */
 KV_INLINE void prefetch_block(const int code, const int scale, const uint8_t *at) {
     KV_UNROLL
     for (uint32_t i = 0; i < 576; i += 64)
-        if (i < block_bytes(code, scale)) _mm_prefetch((const char *)at + i, _MM_HINT_T0);
+        if (i < kv_block_bytes(code, scale)) _mm_prefetch((const char *)at + i, _MM_HINT_T0);
 }
 
 /* Quad j of the block at lo, hi: 64 unsigned codes. */
@@ -90,7 +75,7 @@ KV_INLINE __m512i quad(const int code, const uint8_t *lo, const uint8_t *hi, con
 }
 
 /* s and m of group g of block b. */
-KV_INLINE void scales(const int scale, const planes *p, uint32_t b, const int g, __m512 *s, __m512 *m) {
+KV_INLINE void scales(const int scale, const kv_planes *p, uint32_t b, const int g, __m512 *s, __m512 *m) {
     size_t at = (size_t)(kv_scale_is_k(scale) ? b >> 3 : b) * 32,
            group = (size_t)(kv_scale_is_g16(scale) ? 2 * b + (uint32_t)g : b) * 16;
     __m512 d = f16x16(p->d + at), dm = kv_scale_has_min(scale) ? f16x16(p->m + at) : _mm512_setzero_ps();

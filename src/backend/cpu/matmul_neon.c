@@ -51,15 +51,7 @@ KV_INLINE void quantize_block(float32x4_t *x, uint32_t T, uint32_t r, uint8_t *a
         vst1q_u32(words + 4 * h, vreinterpretq_u32_s8(bytes[h]));
     }
     for (uint32_t j = 0; j < 8; j++) put_word(act, 4 * (T * j + r), &words[j]);
-    const int32_t s0 = vaddlvq_s8(bytes[0]), s1 = vaddlvq_s8(bytes[1]), n[3] = {-(s0 + s1), -s0, -s1};
-    const float f[4] = {d, d * (float)(s0 + s1), d * (float)s0, d * (float)s1};
-    put_word(act, KV_ACT_D(T) + 4 * r, &f[0]);
-    put_word(act, KV_ACT_DSUM(T) + 4 * r, &f[1]);
-    put_word(act, KV_ACT_NSUM(T) + 4 * r, &n[0]);
-    for (uint32_t g = 0; g < 2; g++) {
-        put_word(act, KV_ACT_DSUM16(T) + 4 * (g * T + r), &f[2 + g]);
-        put_word(act, KV_ACT_NSUM16(T) + 4 * (g * T + r), &n[1 + g]);
-    }
+    kv_act_put_sums(act, T, r, d, vaddlvq_s8(bytes[0]), vaddlvq_s8(bytes[1]));
 }
 
 static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wide, uint8_t *act) {
@@ -75,7 +67,7 @@ static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wi
 
 KV_INLINE void unpack_body(const int code, const int scale, const int zshift, const kv_weight *w, uint32_t panel,
                            uint32_t b0, uint32_t nb, uint8_t *rec, size_t stride) {
-    const planes p = planes_of(w, panel);
+    const kv_planes p = kv_planes_of(w, panel);
     const int groups = kv_scale_is_g16(scale) ? 2 : 1;
     const int8x16_t zero = vdupq_n_s8(zshift >= 0 && !IS_SIGNED(code) ? (int8_t)(1 << (zshift > 0 ? zshift : 0)) : 0);
     for (uint32_t b = b0; b < b0 + nb; b++, rec += stride) {

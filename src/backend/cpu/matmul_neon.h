@@ -68,24 +68,9 @@ KV_INLINE int32x4_t i8x4(const uint8_t *p) {
 
 /* ---- codes and scales of one block, constant kinds */
 
-typedef struct planes {
-    const uint8_t *lo, *hi, *d, *m, *sc, *scm;
-} planes;
-
-KV_INLINE planes planes_of(const kv_weight *w, uint32_t panel) {
-    const uint8_t *p = w->data + (size_t)panel * w->panel_bytes;
-    return (planes){p, p + w->off_hi, p + w->off_d, p + w->off_m, p + w->off_sc, p + w->off_scm};
-}
-
-/* Bytes of a panel a block takes, scales included. */
-KV_INLINE uint32_t block_bytes(const int code, const int scale) {
-    const uint32_t sc[] = {0, 32, 64, 20, 40, 36, 40};
-    return kv_code_lo_bytes(code) + kv_code_hi_bytes(code) + sc[scale];
-}
-
 /* Asks for the lines of one block further on in the one linear stream of panels. */
 KV_INLINE void prefetch_block(const int code, const int scale, const uint8_t *at) {
-    for (uint32_t i = 0; i < block_bytes(code, scale); i += 64) __builtin_prefetch(at + i, 0, 3);
+    for (uint32_t i = 0; i < kv_block_bytes(code, scale); i += 64) __builtin_prefetch(at + i, 0, 3);
 }
 
 /* Vector v of quad j of the block at lo, hi; signed where IS_SIGNED. */
@@ -108,7 +93,7 @@ KV_INLINE int8x16_t quad(const int code, const uint8_t *lo, const uint8_t *hi, c
 }
 
 /* s and m of group g of block b for outputs 4v .. 4v+3. */
-KV_INLINE void scales(const int scale, const planes *p, uint32_t b, const int g, const int v, float32x4_t *s,
+KV_INLINE void scales(const int scale, const kv_planes *p, uint32_t b, const int g, const int v, float32x4_t *s,
                       float32x4_t *m) {
     size_t at = (size_t)(kv_scale_is_k(scale) ? b >> 3 : b) * 32 + 8 * (size_t)v;
     size_t group = (size_t)(kv_scale_is_g16(scale) ? 2 * b + (uint32_t)g : b) * 16 + 4 * (size_t)v;

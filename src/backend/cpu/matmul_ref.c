@@ -30,16 +30,7 @@ static void quantize_block(const float *x, uint32_t T, uint32_t r, uint8_t *act,
         act[(i / 4) * 4 * T + 4 * r + i % 4] = (uint8_t)q;
         rest[i] = x[i] - d * (float)q;
     }
-    int32_t all = sum[0] + sum[1];
-    float f[4] = {d, d * (float)all, d * (float)sum[0], d * (float)sum[1]};
-    int32_t n[3] = {-all, -sum[0], -sum[1]};
-    memcpy(act + KV_ACT_D(T) + 4 * r, &f[0], 4);
-    memcpy(act + KV_ACT_DSUM(T) + 4 * r, &f[1], 4);
-    memcpy(act + KV_ACT_NSUM(T) + 4 * r, &n[0], 4);
-    for (uint32_t g = 0; g < 2; g++) {
-        memcpy(act + KV_ACT_DSUM16(T) + 4 * (g * T + r), &f[2 + g], 4);
-        memcpy(act + KV_ACT_NSUM16(T) + 4 * (g * T + r), &n[1 + g], 4);
-    }
+    kv_act_put_sums(act, T, r, d, sum[0], sum[1]);
 }
 
 static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wide, uint8_t *act) {

@@ -13,14 +13,14 @@ KV_INLINE void stream_body(const int code, const int scale, const int zshift, co
     const bool g16 = kv_scale_is_g16(scale);
     const int groups = g16 ? 2 : 1, quads = 8 / groups;
     const uint32_t nb = out->w->nb;
-    const planes p = planes_of(out->w, panel);
+    const kv_planes p = kv_planes_of(out->w, panel);
     const uint8_t *lo = p.lo, *hi = p.hi, *ahead = p.lo + PREFETCH_AHEAD;
     float32x4_t acc[4][4];
     KV_UNROLL
     for (int r = 0; r < R; r++)
         for (int v = 0; v < 4; v++) acc[r][v] = vdupq_n_f32(0);
     for (uint32_t b = 0; b < nb; b++, act += KV_ACT_BYTES(T), lo += kv_code_lo_bytes(code),
-                  hi += kv_code_hi_bytes(code), ahead += block_bytes(code, scale)) {
+                  hi += kv_code_hi_bytes(code), ahead += kv_block_bytes(code, scale)) {
         prefetch_block(code, scale, ahead);
         const float32x4_t d = T == 1 ? vld1q_dup_f32((const float *)(const void *)(act + KV_ACT_D(T)))
                                      : f32x4(act + KV_ACT_D(T));

@@ -81,15 +81,7 @@ KV_INLINE void quantize_block(__m256 *x, uint32_t T, uint32_t r, uint8_t *act) {
     _Alignas(32) uint32_t quad[8];
     _mm256_store_si256((void *)quad, bytes);
     for (uint32_t j = 0; j < 8; j++) put(act, 4 * T * j + 4 * r, &quad[4 * (j & 1) + (j >> 1)]);
-    const int32_t n[3] = {-(s0 + s1), -s0, -s1};
-    const float f[4] = {d, d * (float)(s0 + s1), d * (float)s0, d * (float)s1};
-    put(act, KV_ACT_D(T) + 4 * r, &f[0]);
-    put(act, KV_ACT_DSUM(T) + 4 * r, &f[1]);
-    put(act, KV_ACT_NSUM(T) + 4 * r, &n[0]);
-    for (uint32_t g = 0; g < 2; g++) {
-        put(act, KV_ACT_DSUM16(T) + 4 * (g * T + r), &f[2 + g]);
-        put(act, KV_ACT_NSUM16(T) + 4 * (g * T + r), &n[1 + g]);
-    }
+    kv_act_put_sums(act, T, r, d, s0, s1);
 }
 
 static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wide, uint8_t *act) {
@@ -102,15 +94,6 @@ static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wi
 }
 
 /* ---- codes and scales of one block, constant kinds; h: half of the panel (8 outputs) */
-
-typedef struct planes {
-    const uint8_t *lo, *hi, *d, *m, *sc, *scm;
-} planes;
-
-KV_INLINE planes planes_of(const kv_weight *w, uint32_t panel) {
-    const uint8_t *p = w->data + (size_t)panel * w->panel_bytes;
-    return (planes){p, p + w->off_hi, p + w->off_d, p + w->off_m, p + w->off_sc, p + w->off_scm};
-}
 
 KV_INLINE __m256i shift_right(__m256i v, const int n) {
     return n >= 0 ? _mm256_srli_epi16(v, n >= 0 ? n : 0) : _mm256_slli_epi16(v, n >= 0 ? 0 : -n);
@@ -135,7 +118,7 @@ KV_INLINE __m256i quad(const int code, const uint8_t *lo, const uint8_t *hi, con
     return q;
 }
 
-KV_INLINE void scales(const int scale, const planes *p, uint32_t b, const int g, const int h, __m256 *s, __m256 *m) {
+KV_INLINE void scales(const int scale, const kv_planes *p, uint32_t b, const int g, const int h, __m256 *s, __m256 *m) {
     size_t at = (size_t)(kv_scale_is_k(scale) ? b >> 3 : b) * 32 + 16 * (size_t)h;
     size_t group = (size_t)(kv_scale_is_g16(scale) ? 2 * b + (uint32_t)g : b) * 16 + 8 * (size_t)h;
     __m256 d = f16x8(p->d + at), dm = kv_scale_has_min(scale) ? f16x8(p->m + at) : _mm256_setzero_ps();
@@ -156,7 +139,7 @@ KV_INLINE void scales(const int scale, const planes *p, uint32_t b, const int g,
 
 KV_INLINE void unpack_body(const int code, const int scale, const kv_weight *w, uint32_t panel, uint32_t b0,
                            uint32_t nb, uint8_t *rec, size_t stride) {
-    const planes p = planes_of(w, panel);
+    const kv_planes p = kv_planes_of(w, panel);
     const int groups = kv_scale_is_g16(scale) ? 2 : 1;
     for (uint32_t b = b0; b < b0 + nb; b++, rec += stride) {
         const uint8_t *lo = p.lo + (size_t)b * kv_code_lo_bytes(code), *hi = p.hi + (size_t)b * kv_code_hi_bytes(code);
@@ -340,7 +323,7 @@ KV_INLINE void stream_body(const int code, const int scale, const int zshift, co
     const kv_weight *w = out->w;
     const bool g16 = kv_scale_is_g16(scale), min = kv_scale_has_min(scale);
     const int groups = g16 ? 2 : 1, quads = 8 / groups, wide = WIDE(code) < quads ? WIDE(code) : quads;
-    const planes p = planes_of(w, panel);
+    const kv_planes p = kv_planes_of(w, panel);
     const uint8_t *lo = p.lo, *hi = p.hi;
     __m256 acc[MAX][2];
     for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm256_setzero_ps();
