@@ -4,9 +4,9 @@
  * child processes, and the whole path with a stand-in for llama-bench: a script that logs how it was called and answers
  * with fixed figures, so that ratios and verdicts are known.
  */
+#include "json_rows.h"
 #include "spawn.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <sys/stat.h>
 
@@ -161,22 +161,6 @@ static void write_fake(const char *name, const char *tps, bool gp, const char *m
 
 static char *calls(void) { return test_read(calls_path, NULL); }
 
-static json_t *row(const char *lines, size_t i) {
-    for (; i; i--) {
-        lines = strchr(lines, '\n');
-        assert_non_null(lines);
-        lines++;
-    }
-    json_error_t e;
-    json_t *o = json_loads(lines, JSON_DISABLE_EOF_CHECK, &e);
-    if (!o) fail_msg("no JSON row: %s", e.text);
-    return o;
-}
-static double num(json_t *o, const char *key) {
-    json_t *v = json_object_get(o, key);
-    if (!json_is_number(v)) fail_msg("key '%s' is no number", key);
-    return json_number_value(v);
-}
 
 /* Ratios are ours over theirs, the better of a row's peers counts, hopeless ones are not repeated. */
 static void beside_peers(void **state) {

@@ -3,9 +3,9 @@
  * The commands end to end on a small generated model. What they print is compared with the same work done here through
  * the public interface, or with a second, different way through the program.
  */
+#include "json_rows.h"
 #include "spawn.h"
 
-#include <jansson.h>
 #include <math.h>
 
 #include "kvist/kvist.h"
@@ -48,22 +48,6 @@ static void write_file(const char *name, const char *text, char *path, size_t ca
     fclose(f);
 }
 
-static json_t *row(const char *lines, size_t i) {
-    for (; i; i--) {
-        lines = strchr(lines, '\n');
-        assert_non_null(lines);
-        lines++;
-    }
-    json_error_t e;
-    json_t *o = json_loads(lines, JSON_DISABLE_EOF_CHECK, &e);
-    if (!o) fail_msg("no JSON row: %s", e.text);
-    return o;
-}
-static double num(json_t *o, const char *key) {
-    json_t *v = json_object_get(o, key);
-    if (!json_is_number(v)) fail_msg("key '%s' is no number", key);
-    return json_number_value(v);
-}
 static const char *str(json_t *o, const char *key) {
     const char *s = json_string_value(json_object_get(o, key));
     if (!s) fail_msg("key '%s' is no text", key);
