@@ -28,6 +28,8 @@ static uint32_t rank_key(float f) {
     return u & 0x80000000u ? u : 0x7fffffffu - u;
 }
 
+_Static_assert((32 + RADIX_BITS - 1) / RADIX_BITS % 2 == 1, "kv_cut_rest finds the ranking in the second array");
+
 /* Sorts a by key; b is as large; the result is in the returned one. */
 static item *radix_sort(item *a, item *b, uint32_t n) {
     for (uint32_t shift = 0; shift < 32; shift += RADIX_BITS) {
@@ -96,4 +98,21 @@ uint32_t kv_cut_pages(const float *score, uint32_t n_cand, uint32_t n_local, uin
             add_pages(score, order, t ? ends[t - 1] : 0, ends[t], page_tokens, (uint8_t)t, false, pages + n_pages);
     for (uint32_t i = 0; i < n_local; i++) order[keep + i] = n_ranked + i;
     return n_pages + add_pages(score, order, keep, keep + n_local, page_tokens, 0, true, pages + n_pages);
+}
+
+uint32_t kv_cut_rest(const float *score, uint32_t n_cand, uint32_t n_local, uint32_t keep, uint32_t page_tokens,
+                     uint32_t *order, kv_page_plan *pages, void *scratch) {
+    uint32_t n_ranked = n_cand - n_local, from = keep + n_local;
+    if (keep >= n_ranked) return 0;
+    /* An odd number of passes: the ranking lies in the second array; the first is free. key: a candidate's page + 1, 0:
+     * kept already; index: how many tokens page i has so far. */
+    item *a = scratch, *ranked = a + n_cand;
+    for (uint32_t i = 0; i < n_ranked; i++) a[i] = (item){0, 0};
+    for (uint32_t r = keep; r < n_ranked; r++) a[ranked[r].index].key = (r - keep) / page_tokens + 1;
+    for (uint32_t i = 0; i < n_ranked; i++) {
+        if (!a[i].key) continue;
+        uint32_t page = a[i].key - 1;
+        order[from + page * page_tokens + a[page].index++] = i;
+    }
+    return add_pages(score, order, from, n_cand, page_tokens, 4, false, pages);
 }

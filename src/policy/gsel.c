@@ -9,6 +9,11 @@
  * allows and cannot be in the final set. A stream with fewer pages than the floor takes only what it has, which leaves
  * the rest to the others. Invariant: floors taken + heap <= budget after each settle (unless floors alone pass it), so
  * the peak is the final cache and one layer.
+ *
+ * Guard pages (a stream's best pages that its retained mass needs) that are not chosen so stay beside the budget, up to a
+ * limit, the best of all streams'. Streamed: a guard page that leaves the heap cannot be chosen any more, so it moves to
+ * a second heap of at most `limit` pages; one that leaves there was beaten by `limit` others that are not chosen either.
+ * Peak: budget + limit + one layer.
  */
 #include "policy/plan.h"
 
@@ -21,13 +26,19 @@
 typedef struct candidate {
     float price;
     uint32_t layer, head, page;
+    bool guard; /* belongs to its stream's guard prefix */
 } candidate;
+
+typedef struct heap {
+    candidate *v; /* worst on top */
+    size_t n, cap;
+} heap;
 
 struct kv_gsel {
     uint64_t budget, floors; /* floors: pages taken by floors so far */
+    uint64_t limit;          /* of extras */
     uint32_t floor_pages, n_streams, n_seen;
-    candidate *heap; /* worst on top */
-    size_t n, cap;
+    heap others, extras; /* chosen by price; kept beside the budget for the guard */
     candidate *sorted; /* one stream's pages, best first */
     size_t cap_sorted;
     kv_gsel_drop *drops;
@@ -56,13 +67,16 @@ kv_status kv_gsel_create(uint64_t budget_pages, uint32_t floor_pages, uint32_t n
 
 void kv_gsel_free(kv_gsel **g) {
     if (*g) {
-        kv_free((*g)->heap);
+        kv_free((*g)->others.v);
+        kv_free((*g)->extras.v);
         kv_free((*g)->sorted);
         kv_free((*g)->drops);
         kv_free(*g);
     }
     *g = NULL;
 }
+
+void kv_gsel_guard(kv_gsel *g, uint64_t limit_pages) { g->limit = limit_pages; }
 
 static kv_status room(void **array, size_t *cap, size_t need, size_t size, kv_error *err) {
     if (need <= *cap) return KVIST_OK;
@@ -74,61 +88,98 @@ static kv_status room(void **array, size_t *cap, size_t need, size_t size, kv_er
     return KVIST_OK;
 }
 
-static void sift_up(candidate *h, size_t i) {
-    candidate c = h[i];
-    for (; i && better(&h[(i - 1) / 2], &c); i = (i - 1) / 2) h[i] = h[(i - 1) / 2];
-    h[i] = c;
+static kv_status heap_room(heap *h, size_t more, kv_error *err) {
+    void *v = h->v;
+    kv_status rc = room(&v, &h->cap, h->n + more, sizeof *h->v, err);
+    h->v = v;
+    return rc;
 }
 
-static void sift_down(candidate *h, size_t n) {
-    candidate c = h[0];
+/* There is room. */
+static void push(heap *h, candidate c) {
+    size_t i = h->n++;
+    for (; i && better(&h->v[(i - 1) / 2], &c); i = (i - 1) / 2) h->v[i] = h->v[(i - 1) / 2];
+    h->v[i] = c;
+}
+
+/* Takes the worst. */
+static candidate pop(heap *h) {
+    candidate top = h->v[0], c = h->v[--h->n];
     size_t i = 0;
-    for (size_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && better(&h[child], &h[child + 1])) child++;
-        if (!better(&c, &h[child])) break;
-        h[i] = h[child];
+    for (size_t child; (child = 2 * i + 1) < h->n; i = child) {
+        if (child + 1 < h->n && better(&h->v[child], &h->v[child + 1])) child++;
+        if (!better(&c, &h->v[child])) break;
+        h->v[i] = h->v[child];
     }
-    h[i] = c;
+    if (h->n) h->v[i] = c;
+    return top;
 }
 
-kv_status kv_gsel_add(kv_gsel *g, uint32_t layer, uint32_t head, const float *price, uint32_t n, kv_error *err) {
-    assert(g->n_seen < g->n_streams);
-    void *heap = g->heap, *sorted = g->sorted;
-    kv_status rc = room(&heap, &g->cap, g->n + n, sizeof *g->heap, err);
-    g->heap = heap;
-    KV_TRY(rc);
-    rc = room(&sorted, &g->cap_sorted, n, sizeof *g->sorted, err);
+kv_status kv_gsel_add_guarded(kv_gsel *g, uint32_t layer, uint32_t head, const float *price, uint32_t n,
+                              uint32_t n_guard, kv_error *err) {
+    assert(g->n_seen < g->n_streams && n_guard <= n);
+    KV_TRY(heap_room(&g->others, n, err));
+    void *sorted = g->sorted;
+    kv_status rc = room(&sorted, &g->cap_sorted, n, sizeof *g->sorted, err);
     g->sorted = sorted;
     KV_TRY(rc);
     for (uint32_t i = 0; i < n; i++)
-        g->sorted[i] = (candidate){price[i] == price[i] ? price[i] : -INFINITY, layer, head, i};
+        g->sorted[i] = (candidate){price[i] == price[i] ? price[i] : -INFINITY, layer, head, i, false};
     if (n > 1) qsort(g->sorted, n, sizeof *g->sorted, best_first);
     uint32_t floors = n < g->floor_pages ? n : g->floor_pages;
     g->floors += floors;
     for (uint32_t i = floors; i < n; i++) {
-        g->heap[g->n++] = g->sorted[i];
-        sift_up(g->heap, g->n - 1);
+        g->sorted[i].guard = i < n_guard;
+        push(&g->others, g->sorted[i]);
     }
     g->n_seen++;
     return KVIST_OK;
+}
+
+kv_status kv_gsel_add(kv_gsel *g, uint32_t layer, uint32_t head, const float *price, uint32_t n, kv_error *err) {
+    return kv_gsel_add_guarded(g, layer, head, price, n, 0, err);
+}
+
+static void drop(kv_gsel *g, uint32_t *n, const candidate *c) {
+    g->drops[(*n)++] = (kv_gsel_drop){c->layer, c->head, c->page};
 }
 
 kv_status kv_gsel_settle(kv_gsel *g, const kv_gsel_drop **drops, uint32_t *n_drops, kv_error *err) {
     *drops = NULL;
     *n_drops = 0;
     uint64_t others = g->budget > g->floors ? g->budget - g->floors : 0;
-    if (g->n <= others) return KVIST_OK;
-    size_t leaving = g->n - (size_t)others;
+    if (g->others.n <= others) return KVIST_OK;
+    size_t leaving = g->others.n - (size_t)others;
+    uint32_t n = 0;
     void *array = g->drops;
     kv_status rc = room(&array, &g->cap_drops, leaving, sizeof *g->drops, err);
     g->drops = array;
     KV_TRY(rc);
+    if (g->limit) KV_TRY(heap_room(&g->extras, leaving, err));
     for (size_t i = 0; i < leaving; i++) {
-        g->drops[i] = (kv_gsel_drop){g->heap[0].layer, g->heap[0].head, g->heap[0].page};
-        g->heap[0] = g->heap[--g->n];
-        if (g->n) sift_down(g->heap, g->n);
+        candidate c = pop(&g->others);
+        if (c.guard && g->limit)
+            push(&g->extras, c);
+        else
+            drop(g, &n, &c);
+    }
+    while (g->extras.n > g->limit) {
+        candidate c = pop(&g->extras);
+        drop(g, &n, &c);
     }
     *drops = g->drops;
-    *n_drops = (uint32_t)leaving;
+    *n_drops = n;
+    return KVIST_OK;
+}
+
+kv_status kv_gsel_extras(kv_gsel *g, const kv_gsel_drop **extras, uint32_t *n, kv_error *err) {
+    *extras = NULL;
+    *n = 0;
+    void *array = g->drops;
+    kv_status rc = room(&array, &g->cap_drops, g->extras.n, sizeof *g->drops, err);
+    g->drops = array;
+    KV_TRY(rc);
+    for (size_t i = 0; i < g->extras.n; i++) drop(g, n, &g->extras.v[i]);
+    *extras = g->drops;
     return KVIST_OK;
 }

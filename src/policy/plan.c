@@ -10,6 +10,7 @@
 
 #include "base/alloc.h"
 #include "policy/allocate/allocate.h"
+#include "policy/guard.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -328,6 +329,11 @@ kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) {
         keep_all(&pl);
     else
         plan_counts(&pl);
+    if (out->evict && in->policy->guard > 0) {
+        uint64_t budget = out->pages_global;
+        for (uint32_t s = 0; s < pl.n_streams && !out->global; s++) budget += out->pages[s];
+        out->guard_pages = kv_guard_limit(in->policy->guard_max, budget);
+    }
     return KVIST_OK;
 }
 

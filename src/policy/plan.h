@@ -47,6 +47,7 @@ typedef struct kv_plan {
     uint64_t pages_global; /* global: sealed pages over all streams */
     uint32_t floor_pages;  /* global: kept in every stream whatever their price */
     uint32_t mean_tokens;  /* global: mean budget of a stream, for the tiers */
+    uint64_t guard_pages;  /* pages the guard may add over all streams; 0: none */
     bool by_pages;         /* share: pages[] is the budget, a stream's kept tokens fill its pages (kv_plan_keep) */
     bool share_met;
     char share_note[128];
@@ -85,6 +86,15 @@ uint32_t kv_cut_pages(const float *score, uint32_t n_cand, uint32_t n_local, uin
                       bool global, uint32_t m, uint32_t *order, kv_page_plan *pages, void *scratch);
 
 /*
+ * After kv_cut_pages with the same counts and its scratch untouched: pages of the ranked candidates beyond keep,
+ * page_tokens each in rank order (the last may be partial), positions rising inside a page. Written behind what
+ * kv_cut_pages wrote: order[keep + n_local ..), pages[0 ..) of the array given here; returns how many. These are the pages
+ * a guard may add.
+ */
+uint32_t kv_cut_rest(const float *score, uint32_t n_cand, uint32_t n_local, uint32_t keep, uint32_t page_tokens,
+                     uint32_t *order, kv_page_plan *pages, void *scratch);
+
+/*
  * Streamed global selection (DESIGN 2.4): fed layer by layer, keeps at any time every stream's floor pages plus the
  * best of the others that can still be in the final set; what it drops is exactly what an offline selection over all
  * layers would not keep. Order: price falling, then layer, head, page index. A page with price +inf (local) counts
@@ -100,9 +110,17 @@ void kv_gsel_free(kv_gsel **g);
 /* Adds one stream's pages (any order of prices). */
 kv_status kv_gsel_add(kv_gsel *g, uint32_t layer, uint32_t head, const float *price, uint32_t n,
                       kv_error *err) KV_WARN_UNUSED;
+/* The guard: up to limit_pages of the streams' guard pages stay beside the budget, the best of them, where the budget
+ * alone would not keep them. */
+void kv_gsel_guard(kv_gsel *g, uint64_t limit_pages);
+/* As kv_gsel_add; the stream's best n_guard pages are its guard prefix (policy/guard.h). */
+kv_status kv_gsel_add_guarded(kv_gsel *g, uint32_t layer, uint32_t head, const float *price, uint32_t n,
+                              uint32_t n_guard, kv_error *err) KV_WARN_UNUSED;
 /* After all streams of a layer: pages that leave the set now (of this layer or earlier ones). Valid until the next
  * call. */
 kv_status kv_gsel_settle(kv_gsel *g, const kv_gsel_drop **drops, uint32_t *n_drops, kv_error *err) KV_WARN_UNUSED;
+/* The pages that stay for the guard only, in no order; after the last settle. Valid until the next call. */
+kv_status kv_gsel_extras(kv_gsel *g, const kv_gsel_drop **extras, uint32_t *n, kv_error *err) KV_WARN_UNUSED;
 
 /*
  * Turns raw column sums into a stream's scores (policy/score/): score[n_keys] over the f16 run (tail + new rows).
