@@ -255,13 +255,11 @@ static bool sample_cell(bench *b, kv_bench *kb, bench_cell *c) {
 /* Higher is better. */
 static double first_value(const bench_peer_cell *p) { return p->w.kind == PEER_LOAD ? 1 / p->s.v[0] : p->s.v[0]; }
 
-/* Whether a is the work of b or less of it: so that who is far behind at a would be further behind at b. Kinds: a batch
- * is decoding with more sequences. */
+/* Whether a is the work of b or less of it: so that who is far behind at a would be further behind at b. Many sequences
+ * decoding together are work of another kind than one: who is slow with one may be the best with eight. */
 static bool no_harder(const peer_work *a, const peer_work *b) {
-    bool decode = a->kind == PEER_DECODE || a->kind == PEER_BATCH;
-    bool same_kind = a->kind == b->kind || (decode && b->kind == PEER_BATCH);
-    return same_kind && a->kind != PEER_LOAD && a->depth <= b->depth && a->batch <= b->batch &&
-           (decode || a->n <= b->n) && (!strcmp(a->cache, "f16") || !strcmp(a->cache, b->cache));
+    return a->kind == b->kind && a->kind != PEER_LOAD && a->depth <= b->depth && a->batch <= b->batch &&
+           (a->kind == PEER_DECODE || a->n <= b->n) && (!strcmp(a->cache, "f16") || !strcmp(a->cache, b->cache));
 }
 
 /* In round 1: another program was so much faster at easier work that this one's cell, which may take it many minutes,

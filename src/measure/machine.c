@@ -123,9 +123,14 @@ kv_shape kv_shape_of(const kvist_model_info *m, uint64_t table_bytes) {
 /* Multiply-adds of one query row against n keys and values, all layers and query heads. */
 static double attention(const kv_shape *s, double n) { return (double)s->n_layers * s->n_q * n * (s->dk + s->dv); }
 
+/* Products of blocks of 32 codes: a multiplication of two steps and an addition to the sum for each block, whatever the
+ * type (a minimum is a third, not counted here). */
+static double of_steps(double products) { return products * 2 / 32; }
+
 kv_work kv_work_decode(const kv_shape *s, uint32_t rows, double stored, double cache_bytes, bool codes) {
     double a = rows * attention(s, stored);
     kv_work w = {.bytes = s->bytes_step + rows * cache_bytes, .int8 = rows * (s->layer_weights + s->head_weights)};
+    w.f32 = of_steps(w.int8);
     *(codes ? &w.int8 : &w.f32) += a;
     return w;
 }
@@ -134,6 +139,7 @@ kv_work kv_work_prompt(const kv_shape *s, uint32_t n, double stored, double cach
     double layers = s->n_layers, one = s->layer_weights / layers, full = (layers - 1) / layers;
     kv_work w = {.bytes = s->bytes_step + cache_bytes};
     w.int8 = n * ((layers - 1) * one + s->kv_weights) + (one - s->kv_weights) + s->head_weights;
+    w.f32 = of_steps(w.int8);
     w.int16 = full * attention(s, (double)n * (n + 1.0) / 2) + (1 - full) * attention(s, n);
     *(codes ? &w.int8 : &w.int16) += (full * n + 1 - full) * attention(s, stored);
     return w;
@@ -146,5 +152,6 @@ kv_limit kv_machine_limit(const kv_machine *m, const kv_work *w) {
     double f32 = m->f32 > 0 ? w->f32 / m->f32 : 0, sum = int8 + int16 + f32;
     if (memory <= 0 && sum <= 0) return (kv_limit){0, ""};
     if (memory >= sum) return (kv_limit){memory, "memory"};
-    return (kv_limit){sum, int8 >= int16 + f32 ? "int8" : f32 > 0 || m->int16 <= 0 ? "f32" : "int16"};
+    if (m->int16 <= 0) f32 += int16, int16 = 0;
+    return (kv_limit){sum, int8 >= int16 && int8 >= f32 ? "int8" : int16 >= f32 ? "int16" : "f32"};
 }

@@ -39,7 +39,7 @@ uint64_t kv_table_bytes(const kvist_model *model);
 typedef struct kv_work {
     double bytes;     /* weights once (a prompt: once), caches read */
     double int8;      /* multiply-adds: matrix products, and attention on codes */
-    double f32;       /* attention on f16 while decoding */
+    double f32;       /* steps of blocks in products; attention on f16 while decoding */
     double int16;     /* attention on f16 in prompts: at the rate of f32 where a machine has no other */
 } kv_work;
 /* One step of `rows` sequences whose caches hold `stored` tokens a head (mean) in cache_bytes each. codes: pages hold

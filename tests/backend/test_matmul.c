@@ -341,6 +341,35 @@ static void test_odd_activations(void **state) {
     free((void *)t.data);
 }
 
+/* Odd rows side by side in one tile of six: each is what it is alone. */
+static void test_odd_rows_of_a_tile(void **state) {
+    uint64_t seed = 14;
+    enum { ROWS = 13, KS = 96, N = 20 };
+    kv_tensor t = random_tensor(&types[3], N, KS, &seed);
+    kv_weight *w = NULL;
+    kv_error err;
+    (void)state;
+    assert_int_equal(kv_cpu_weight_create(NULL, &t, NULL, &w, &err), 0);
+    for (int level = 0; level <= kv_cpu_detect(); level++)
+        for (uint32_t shift = 0; shift < 6; shift++) { /* which row of the tile is which kind */
+            float x[ROWS * KS], y[ROWS * N], alone[N];
+            for (uint32_t i = 0; i < ROWS * KS; i++) {
+                uint32_t kind = (i / KS + shift) % 6;
+                x[i] = kind == 0 ? 0 : kind == 1 ? 1e-39f : test_normal(&seed) * (kind == 2 ? 1e4f : 1);
+                if (i % KS == 70 && kind == 3) x[i] = INFINITY;
+                if (i % KS == 5 && kind == 4) x[i] = NAN;
+            }
+            product(level, 1, 0, w, x, ROWS, KS, NULL, false, y);
+            for (uint32_t r = 0; r < ROWS; r++) {
+                product(level, 1, 0, w, x + r * KS, 1, KS, NULL, false, alone);
+                for (uint32_t o = 0; o < N; o++)
+                    assert_true(isnan(alone[o]) ? isnan(y[r * N + o]) : !memcmp(&alone[o], &y[r * N + o], 4));
+            }
+        }
+    kv_cpu_weight_free(NULL, w);
+    free((void *)t.data);
+}
+
 static void test_embed(void **state) {
     uint64_t seed = 17;
     kv_tensor t = random_tensor(&types[7], 50, 96, &seed);
@@ -364,7 +393,8 @@ int main(void) {
         cmocka_unit_test(test_pack_unpack),     cmocka_unit_test(test_resident_bytes),
         cmocka_unit_test(test_refuses),         cmocka_unit_test(test_int8),
         cmocka_unit_test(test_precise),         cmocka_unit_test(test_many_rows),
-        cmocka_unit_test(test_odd_activations), cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_odd_activations),
+        cmocka_unit_test(test_odd_rows_of_a_tile), cmocka_unit_test(test_embed),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     /* Again without what stands beside the levels (AVX-VNNI): a level that is named is that level alone. */

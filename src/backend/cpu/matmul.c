@@ -18,7 +18,7 @@
 /* f32 values of k unpacked at a time: 256 x 2 panels = 32 KiB. A multiple of 32. */
 #define RANGE_K 256u
 /* Rows of activations an item: a multiple of 6; large enough that unpacking a pair (about two rows' work) is under 2 %. */
-#define ITEM_ROWS 192u
+#define ITEM_ROWS 516u
 /* Items a thread: dynamic balance against noise, while an item stays well above the cost of taking one (about 50 ns).
  */
 #define ITEMS_PER_THREAD 8u
@@ -105,6 +105,10 @@ static void quantize_tile(void *ctx, uint32_t item, uint32_t thread) {
     uint32_t T = j->tile_rows;
     uint8_t *act = j->s->act + (size_t)item * (j->k / 32) * KV_ACT_BYTES(T);
     uint32_t per = j->wide ? 2 : 1;
+    if (j->kn->quantize_tile && T == KV_TILE_ROWS && item * T + T <= j->rows) {
+        j->kn->quantize_tile(j->x + (size_t)(item * T / per) * j->k, j->k, j->k, j->wide, act);
+        return;
+    }
     for (uint32_t r = 0; r < T && item * T + r < j->rows; r += per)
         j->kn->quantize(j->x + (size_t)((item * T + r) / per) * j->k, j->k, T, r, j->wide, act);
 }

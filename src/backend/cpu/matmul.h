@@ -68,6 +68,9 @@ struct kv_matmul_kernels {
     /* Quantizes row r of a tile of T rows: x[k], k a multiple of 32, into act (the tile's first block). wide: x minus
      * what that row says becomes row r + 1. */
     void (*quantize)(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wide, uint8_t *act);
+    /* A whole tile: six rows of activations of six rows of x, x_stride floats apart, or of three where wide. NULL: row
+     * by row. */
+    void (*quantize_tile)(const float *x, size_t x_stride, uint32_t k, bool wide, uint8_t *act);
     /* Blocks b0 .. b0+nb of a panel into records `stride` bytes apart. */
     void (*unpack)(const kv_weight *w, uint32_t panel, uint32_t b0, uint32_t nb, uint8_t *rec, size_t stride);
     /* k values k0 .. k0+nk (multiples of 32 for codes) of a panel as f32: w[i * 32 .. + 16). */

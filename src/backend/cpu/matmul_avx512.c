@@ -1,105 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Matrix product kernels for AVX-512 with VNNI: vpdpbusd on u8 codes and s8 activations broadcast four at a time.
- * Owns: level 2 but for decode (matmul_stream_avx512.c). Must not know: threads.
+ * Owns: level 2 but for activations (matmul_quantize_avx512.c) and decode (matmul_stream_avx512.c). Must not know: threads.
  */
 #if defined(__AVX512VNNI__)
 #include "backend/cpu/matmul_avx512.h"
-
-/* ---- activations */
-
-/* N blocks side by side (1 or 2): their reductions share instructions. x: two vectors a block. Lanes of a vector of
- * "blocks": those of block b are its lanes 8 b and up (N = 2) or all (N = 1). */
-typedef struct quantized {
-    __m512i q[4]; /* codes, 16 a vector */
-    __m512 d;     /* lanes of blocks */
-} quantized;
-
-KV_INLINE __m512 of_block(__m512 v, const int b, const int N) {
-    return N == 1 ? v : b ? _mm512_shuffle_f32x4(v, v, 0xaa) : _mm512_shuffle_f32x4(v, v, 0x00);
-}
-
-KV_INLINE quantized codes_of(const __m512 *x, const int N) {
-    const __m512i abs_mask = _mm512_set1_epi32(0x7fffffff);
-    __m512i a[2], m;
-    KV_UNROLL
-    for (int b = 0; b < N; b++)
-        a[b] = _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(x[2 * b]), abs_mask),
-                                _mm512_and_si512(_mm512_castps_si512(x[2 * b + 1]), abs_mask));
-    if (N == 2)
-        m = _mm512_max_epu32(_mm512_shuffle_i32x4(a[0], a[N - 1], 0x88), _mm512_shuffle_i32x4(a[0], a[N - 1], 0xdd));
-    else
-        m = _mm512_max_epu32(a[0], _mm512_shuffle_i32x4(a[0], a[0], 0x4e));
-    m = _mm512_max_epu32(m, _mm512_shuffle_i32x4(m, m, 0xb1));
-    m = _mm512_max_epu32(m, _mm512_shuffle_epi32(m, 0x4e));
-    m = _mm512_max_epu32(m, _mm512_shuffle_epi32(m, 0xb1));
-    const __m512 amax = _mm512_castsi512_ps(m), most = _mm512_set1_ps(127.0f);
-    const __mmask16 wild = _mm512_cmpge_epu32_mask(m, _mm512_set1_epi32(0x7f800000));
-    const __mmask16 use = _mm512_cmp_ps_mask(amax, _mm512_set1_ps(KV_ACT_TINY), _CMP_GT_OQ) & ~wild;
-    const __m512 id = _mm512_maskz_div_ps(use, most, amax);
-    quantized r = {.d = _mm512_mask_mov_ps(_mm512_maskz_div_ps(use, amax, most), wild,
-                                           _mm512_set1_ps(__builtin_nanf("")))};
-    KV_UNROLL
-    for (int i = 0; i < 2 * N; i++) {
-        const __mmask16 of = use >> (8 * (i / 2)) & 1 ? 0xffff : 0; /* inf times 0 is no code */
-        r.q[i] = _mm512_maskz_cvtps_epi32(of, _mm512_mul_ps(x[i], of_block(id, i / 2, N)));
-    }
-    return r;
-}
-
-/* Writes N blocks of row r of a tile of T rows. */
-KV_INLINE void put_blocks(const quantized *c, uint32_t T, uint32_t r, uint8_t *act, const int N) {
-    const __m512i zero = _mm512_setzero_si512();
-    _Alignas(64) uint32_t quad[16];
-    /* Dword 4 l + v of the bytes: values 4 l .. 4 l + 3 of vector v. */
-    __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(c->q[0], c->q[1]),
-                                       N == 2 ? _mm512_packs_epi32(c->q[2], c->q[3]) : zero);
-    _mm512_store_si512(quad, bytes);
-    __m512i sums = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(1), bytes);
-    sums = _mm512_add_epi32(sums, _mm512_shuffle_i32x4(sums, sums, 0x4e));
-    sums = _mm512_add_epi32(sums, _mm512_shuffle_i32x4(sums, sums, 0xb1));
-    const __m128i half = _mm512_castsi512_si128(sums), all = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
-    const __m128 d = _mm512_castps512_ps128(N == 1 ? c->d : _mm512_permutexvar_ps(_mm512_set_epi32(
-                         0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 8, 0, 0), c->d));
-    _Alignas(16) uint32_t f[5][4]; /* d, d sum, -sum of 32; d sum, -sum of 16: by half */
-    _mm_store_ps((float *)(void *)f[0], d);
-    _mm_store_ps((float *)(void *)f[1], _mm_mul_ps(d, _mm_cvtepi32_ps(all)));
-    _mm_store_si128((void *)f[2], _mm_sub_epi32(_mm_setzero_si128(), all));
-    _mm_store_ps((float *)(void *)f[3], _mm_mul_ps(d, _mm_cvtepi32_ps(half)));
-    _mm_store_si128((void *)f[4], _mm_sub_epi32(_mm_setzero_si128(), half));
-    KV_UNROLL
-    for (uint32_t b = 0; b < (uint32_t)N; b++, act += KV_ACT_BYTES(T)) {
-        KV_UNROLL
-        for (uint32_t j = 0; j < 8; j++) memcpy(act + 4 * T * j + 4 * r, &quad[4 * (j & 3) + (j >> 2) + 2 * b], 4);
-        memcpy(act + KV_ACT_D(T) + 4 * r, &f[0][2 * b], 4);
-        memcpy(act + KV_ACT_DSUM(T) + 4 * r, &f[1][2 * b], 4);
-        memcpy(act + KV_ACT_NSUM(T) + 4 * r, &f[2][2 * b], 4);
-        for (uint32_t g = 0; g < 2; g++) {
-            memcpy(act + KV_ACT_DSUM16(T) + 4 * (g * T + r), &f[3][2 * b + g], 4);
-            memcpy(act + KV_ACT_NSUM16(T) + 4 * (g * T + r), &f[4][2 * b + g], 4);
-        }
-    }
-}
-
-KV_INLINE void quantize_blocks(const float *x, uint32_t T, uint32_t r, bool wide, uint8_t *act, const int N) {
-    __m512 v[4];
-    KV_UNROLL
-    for (int i = 0; i < 2 * N; i++) v[i] = _mm512_loadu_ps(x + 16 * i);
-    quantized c = codes_of(v, N);
-    put_blocks(&c, T, r, act, N);
-    if (!wide) return;
-    KV_UNROLL
-    for (int i = 0; i < 2 * N; i++)
-        v[i] = _mm512_sub_ps(v[i], _mm512_mul_ps(of_block(c.d, i / 2, N), _mm512_cvtepi32_ps(c.q[i])));
-    c = codes_of(v, N);
-    put_blocks(&c, T, r + 1, act, N);
-}
-
-static void quantize(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wide, uint8_t *act) {
-    uint32_t b = 0;
-    for (; b + 2 <= k / 32; b += 2, act += 2 * KV_ACT_BYTES(T)) quantize_blocks(x + 32 * b, T, r, wide, act, 2);
-    if (b < k / 32) quantize_blocks(x + 32 * b, T, r, wide, act, 1);
-}
 
 KV_INLINE void unpack_body(const int code, const int scale, const kv_weight *w, uint32_t panel, uint32_t b0,
                            uint32_t nb, uint8_t *rec, size_t stride) {
@@ -354,6 +259,7 @@ static void gemv_f32(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const f
  * costs what writing records would. Q4_1 1536 x 576, us: 16 rows 58 against 88 unpacked, 32: 105 / 141, 48: 149 / 172,
  * 64: 204 / 214. */
 const struct kv_matmul_kernels kv_matmul_avx512 = {
-    "avx512", 8 * KV_TILE_ROWS, quantize, unpack, unpack_f32, tile, tile_f32, kv_matmul_stream_avx512, gemv_f32};
+    "avx512", 8 * KV_TILE_ROWS, kv_matmul_quantize_avx512, kv_matmul_quantize_tile_avx512, unpack, unpack_f32, tile, tile_f32,
+    kv_matmul_stream_avx512, gemv_f32};
 #endif
 typedef int kv_matmul_avx512_unit; /* a translation unit is never empty */

@@ -129,6 +129,9 @@ KV_INLINE void finish_wide(const sink *s, uint32_t row, __m512 first, __m512 sec
     _mm512_mask_storeu_ps(y, s->mask, _mm512_add_ps(second, first));
 }
 
+/* matmul_quantize_avx512.c */
+void kv_matmul_quantize_avx512(const float *x, uint32_t k, uint32_t T, uint32_t r, bool wide, uint8_t *act);
+void kv_matmul_quantize_tile_avx512(const float *x, size_t x_stride, uint32_t k, bool wide, uint8_t *act);
 /* matmul_stream_avx512.c */
 void kv_matmul_stream_avx512(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const uint8_t *act, uint32_t rows);
 

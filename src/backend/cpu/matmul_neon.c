@@ -298,7 +298,7 @@ static void gemv_f32(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const f
     }
 }
 
-const struct kv_matmul_kernels kv_matmul_neon = {"neon", 4,        quantize, unpack, unpack_f32,
+const struct kv_matmul_kernels kv_matmul_neon = {"neon", 4,        quantize, NULL, unpack, unpack_f32,
                                                  tile,   tile_f32, kv_matmul_stream_neon, gemv_f32};
 #endif
 typedef int kv_matmul_neon_unit; /* a translation unit is never empty */

@@ -179,4 +179,4 @@ static void gemv_f32(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const f
         }
 }
 
-const struct kv_matmul_kernels kv_matmul_ref = {"ref", 1, quantize, unpack, unpack_f32, tile, tile, gemv, gemv_f32};
+const struct kv_matmul_kernels kv_matmul_ref = {"ref", 1, quantize, NULL, unpack, unpack_f32, tile, tile, gemv, gemv_f32};

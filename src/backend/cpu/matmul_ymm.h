@@ -504,4 +504,4 @@ static void gemv_f32(const kv_matmul_out *out, uint32_t p0, uint32_t p1, const f
 }
 
 const struct kv_matmul_kernels KV_YMM_TABLE = {
-    KV_YMM_NAME, 2 * KV_TILE_ROWS, quantize, unpack, unpack_f32, tile, tile_f32, gemv, gemv_f32};
+    KV_YMM_NAME, 2 * KV_TILE_ROWS, quantize, NULL, unpack, unpack_f32, tile, tile_f32, gemv, gemv_f32};
