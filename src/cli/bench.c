@@ -229,6 +229,8 @@ static const cli_opt opts[] = {
      "standing table of targets"},
     {"--vs-limit", "SECONDS", CLI_U32, AT(vs_limit), 0, 86400,
      "end a program that takes longer for one cell, and do not try it again (600; 0: never)"},
+    {"--vs-once", "SECONDS", CLI_U32, AT(vs_once), 0, 86400,
+     "a program that takes longer for one cell is measured in round 1 only (0: in every round)"},
     {"--vs-arg", "NAME=ARG", CLI_LIST, AT(vs_args), 0, 0, "an argument for that program, before ours; may be repeated"},
     {"--rows", "TEXT", CLI_STR, AT(rows), 0, 0, "only rows of the standing table whose name contains TEXT"},
     {"--kernels", NULL, CLI_FLAG, AT(kernels), 0, 0,

@@ -350,8 +350,8 @@ static void print_notes(const bench *b) {
     }
     if (b->n_peers)
         printf(
-            "peers: best cache of each where there are several (n=1: below 70 %% of the best, so not repeated; not run: so "
-            "far behind at less work); ratio: to the faster\n");
+            "peers: best cache of each where there are several (n=1: below 70 %% of the best, or longer than --vs-once, so "
+            "not repeated; not run: so far behind at less work); ratio: to the faster\n");
 }
 
 void kv_bench_print(bench *b) {

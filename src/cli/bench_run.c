@@ -289,8 +289,10 @@ static bool sample_peer(bench *b, bench_peer_cell *p) {
         return true;
     }
     if (p->w.kind == PEER_LOAD) touch_file(b->model);
+    uint64_t t0 = kv_os_now_ns();
     peer_outcome r = kv_peer_run(q, &p->w, b->model, b->threads, &v, &p->how, p->why, sizeof p->why);
     if (kv_cli_interrupted()) return false;
+    p->seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
     p->absent = r == PEER_ABSENT;
     p->failures += r == PEER_FAILED;
     p->failed = p->failures == PEER_FAILURES;
@@ -309,7 +311,7 @@ static bool sample_peer(bench *b, bench_peer_cell *p) {
     return true;
 }
 
-/* After round 1: peer cells that no row's comparison can hang on. */
+/* After round 1: peer cells that no row's comparison can hang on, and those too long to be repeated. */
 static void drop_hopeless(bench *b) {
     for (uint32_t i = 0; i < b->n_peer_cells; i++) b->peer_cells[i].dropped |= b->peer_cells[i].s.n > 0;
     for (uint32_t i = 0; i < b->n_rows; i++) {
@@ -324,6 +326,8 @@ static void drop_hopeless(bench *b) {
                 if (pass == 1 && v >= HOPELESS * best) p->dropped = false;
             }
     }
+    for (uint32_t i = 0; b->o->vs_once && i < b->n_peer_cells; i++)
+        b->peer_cells[i].dropped |= b->peer_cells[i].seconds > b->o->vs_once;
 }
 
 static void probe_machine(bench *b, bench_series rate[6]) {

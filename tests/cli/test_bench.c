@@ -231,6 +231,26 @@ static void beside_peers(void **state) {
     spawned_free(&s);
 }
 
+/* A program that takes long is measured once where that is asked for. */
+static void measured_once(void **state) {
+    (void)state;
+    char slow[128];
+    for (int once = 0; once < 2; once++) {
+        write_fake("slow", "1", false, "sleep 1.2");
+        snprintf(slow, sizeof slow, "slow=%s", fake_path);
+        spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-r", "2", "--vs", slow,
+                        "--vs-once", once ? "1" : "0", "--no-probe", "-o", "md");
+        assert_int_equal(s.rc, 0);
+        assert_true(once == (strstr(s.out, " n=1 |") != NULL));
+        char *c = calls();
+        size_t lines = 0;
+        for (const char *at = c; (at = strchr(at, '\n')); at++) lines++;
+        assert_int_equal(lines, once ? 1 : 2);
+        free(c);
+        spawned_free(&s);
+    }
+}
+
 /* A program that takes too long is ended, and not tried again. */
 static void over_the_limit(void **state) {
     (void)state;
@@ -410,7 +430,8 @@ static int teardown(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(bench_json), cmocka_unit_test(tables_of_siblings),
                                        cmocka_unit_test(processes),  cmocka_unit_test(beside_peers),
-                                       cmocka_unit_test(over_the_limit), cmocka_unit_test(loading),    cmocka_unit_test(standing_table),
+                                       cmocka_unit_test(measured_once),
+        cmocka_unit_test(over_the_limit), cmocka_unit_test(loading),    cmocka_unit_test(standing_table),
                                        cmocka_unit_test(refusals),   cmocka_unit_test(stages_and_batches),
                                        cmocka_unit_test(kernels)};
     return cmocka_run_group_tests(tests, spawn_setup, teardown);
