@@ -221,7 +221,7 @@ static const cli_opt opts[] = {
     {"--stage", "S,...", CLI_STR, AT(stages), 0, 0,
      "prompt, decode (both are the default), score, seal: what scoring, and\nsealing with selecting, add to a prompt "
      "of "
-     "-p (4096, 8192); load:\na fresh process to its first token"},
+     "-p (4096, 8192); load:\nthe second of two fresh processes to its first token"},
     {"-r,--repetitions,--reps", "N", CLI_U32, AT(reps), 1, KV_KB_REPS_MAX,
      "rounds over all cells (5; the standing table 3; kernels 7)"},
     {"--vs", "NAME=PATH", CLI_LIST, AT(vs), 0, 0,

@@ -242,7 +242,7 @@ static peer_outcome run_load(const bench_peer *p, const peer_work *w, const char
         add_option(&c, "-w", "0");
     *how = "llama-bench, prompt of 1, start to exit";
     peer_output o;
-    kv_peer_spawn(c.argv, p->limit_s, &o);
+    kv_peer_spawn_warm(c.argv, p->limit_s, &o);
     bool ok = o.status == 0;
     peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, why, cap);
     if (ok) *value = o.seconds;

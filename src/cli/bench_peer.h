@@ -52,6 +52,10 @@ typedef struct peer_output {
 /* argv ends with NULL. Standard output is kept (1 MiB at most), of standard error its last line; tables that programs
  * print there are kept too (lines that begin with '|' or '{'). limit_s: as in bench_peer. */
 void kv_peer_spawn(const char *const *argv, uint32_t limit_s, peer_output *o);
+/* The second of two such processes, one after the other: the first, not counted unless it fails, warms the page cache and
+ * has the host back the memory that the second gets again (touching memory a host has taken back costs tenths of a
+ * second, whoever comes first). */
+void kv_peer_spawn_warm(const char *const *argv, uint32_t limit_s, peer_output *o);
 void kv_peer_output_free(peer_output *o);
 
 /* tokens/s and seconds of llama-bench's -o json row with these counts; depth: -1 when rows have no n_depth. The last

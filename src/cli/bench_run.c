@@ -205,7 +205,7 @@ static void sample_load(bench *b, bench_cell *c) {
                           NULL};
     peer_output o;
     touch_file(b->model);
-    kv_peer_spawn(argv, 0, &o);
+    kv_peer_spawn_warm(argv, 0, &o);
     if (o.status)
         snprintf(c->why, sizeof c->why, "a fresh process ended with status %d: %.200s", o.status, o.last);
     else

@@ -136,6 +136,13 @@ void kv_peer_spawn(const char *const *argv, uint32_t limit_s, peer_output *o) {
     rmdir(dir);
 }
 
+void kv_peer_spawn_warm(const char *const *argv, uint32_t limit_s, peer_output *o) {
+    kv_peer_spawn(argv, limit_s, o);
+    if (o->status) return;
+    kv_peer_output_free(o);
+    kv_peer_spawn(argv, limit_s, o);
+}
+
 void kv_peer_output_free(peer_output *o) {
     kv_free(o->out);
     o->out = NULL;
