@@ -76,11 +76,14 @@ struct kvist_session {
     kv_run *todo; /* runs to execute in order */
     uint32_t n_todo, cap_todo, at_todo;
     bool reading;      /* a prompt run is under way: its start's snapshot must stay */
-    kv_job *job;       /* of the current PROMPT run */
+    kv_job *job;       /* of the current PROMPT run; of several sessions: held by the first */
     size_t rows_first; /* hand out logits from this position on */
     kvist_row_fn rows_fn;
     void *rows_user;
-    uint32_t n_replay; /* the first runs of todo are replays: not counted as work done */
+    uint32_t n_replay;         /* the first runs of todo are replays: not counted as work done */
+    kvist_session *const *fan; /* the sessions that read this prompt together, this one first, in the caller's array;
+                                  NULL: alone. Only the first is queued and holds the job. */
+    uint32_t n_fan;
     struct kvist_session *queue_next;
 };
 
@@ -128,9 +131,9 @@ void kv_engine_leave(kvist_engine *e);
 void kv_decode_batch(kvist_engine *e, kvist_session *const *s, const int32_t *ids, const bool *want_logits, uint32_t n,
                      kv_status *status, kv_error *errs);
 
-/* ---- prompt jobs (prefill.c): rows [start, end) of a session as one sync */
-kv_status kv_job_create(kvist_session *s, uint32_t start, uint32_t end, const kv_policy *policy, bool last,
-                        kv_job **out, kv_error *err);
+/* ---- prompt jobs (job.c, prefill.c): the present PROMPT run of n sessions, read once. n > 1: sessions that hold
+ * nothing and are to read the same tokens, each under its own policy. */
+kv_status kv_job_create(kvist_session *const *s, uint32_t n, kv_job **out, kv_error *err);
 kv_status kv_job_step(kv_job *j, bool *done, kv_error *err); /* one micro-step */
 void kv_job_free(kv_job **j);
 

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A prompt job: rows [start, start + n_rows) of one session read layer by layer (DESIGN 2.4), each layer compressed as
- * soon as its last row is through, so that one layer's f16 K/V exists at a time. Owns its scratch and charges it to the
- * pool. The order of work inside is a function of the rows alone; how it is cut into micro-steps changes nothing.
+ * A prompt job: rows [start, start + n_rows) read layer by layer (DESIGN 2.4), each layer compressed as soon as its
+ * last row is through, so that one layer's f16 K/V exists at a time. The rows belong to the job; what is kept of them
+ * belongs to its targets, one a session: a layer's attention sees the layer's whole f16 run whatever a policy will keep
+ * of it, so sessions that hold nothing yet and read the same tokens share one pass over the rows. A sync is a job of
+ * one target. Owns its scratch and charges it to the pool. The order of work inside is a function of the rows alone;
+ * neither how it is cut into micro-steps nor which targets stand beside a target changes a bit of it.
  */
 #ifndef KV_ENGINE_JOB_H
 #define KV_ENGINE_JOB_H
@@ -19,44 +22,85 @@ typedef struct kv_job_page {
 typedef struct kv_job_stream {
     kv_job_page *pages; /* [n_pages], global selection only */
     float *page_mass;   /* [n_pages][group] */
-    uint32_t n_pages;
+    uint32_t n_pages, cap_pages;
     double *all, *evicted; /* [group] */
 } kv_job_stream;
+
+/* Column sums over the run of the present layer, added to as its rows go through. One for each distinct need of the
+ * targets: those that need the same share it. */
+typedef struct kv_job_pass {
+    kv_score_need need; /* need.pass: `sums` is made, of these rows; else only `mass` */
+    uint32_t mass_rows; /* newest rows whose p is added to `mass` and `sink_mass`; 0: none */
+    float *sums, *mass; /* [n_q][stride] */
+    float *sink_mass;   /* [n_q] */
+} kv_job_pass;
+
+/* One session of the job: its policy, and what the present layer's compression needs of it. */
+typedef struct kv_job_target {
+    kv_job *j;
+    kvist_session *s;
+    kv_policy policy;
+    kv_plan plan;
+    bool weighs; /* some layer's format weighs channels: squared queries are collected */
+    kv_gsel *gsel;
+    kv_job_stream *streams; /* [n_streams] when evicting */
+    kv_layer_policy lp;     /* of the present layer, as the rest */
+    kv_page_layout layout;
+    kv_score_need need;
+    uint32_t mass_rows;                 /* W: queries that the retained mass is taken over */
+    uint32_t sums_pass, mass_pass;      /* of j->passes; sums_pass only where need.pass */
+    double score_seconds, seal_seconds; /* of the step just made: passes it uses, its own compression */
+} kv_job_target;
 
 enum kv_job_phase { KV_JOB_EMBED, KV_JOB_ROWS, KV_JOB_COMPRESS, KV_JOB_HEAD, KV_JOB_DONE };
 
 struct kv_job {
-    kvist_session *s;
     kvist_engine *e;
-    kv_policy policy;
-    bool last; /* the operation's last run: its logits are wanted */
+    kv_job_target *targets; /* [n_targets]; the first one's tokens and streams stand for all while rows are read */
+    uint32_t n_targets;
+    bool last;  /* the operation's last run: its logits are wanted */
+    bool evict; /* some target evicts */
     uint32_t start, n_rows;
     enum kv_job_phase phase;
     uint32_t layer, row;
-    float *x;          /* [n_rows][n_embd] residual */
-    uint16_t *kf, *vf; /* [n_kv][n_rows][dk or dv], this layer's new rows */
-    float *q2;         /* [q2_rows][n_kv][dk] */
-    uint32_t q2_rows;  /* rows below KV_Q2_POSITIONS; 0 when no layer's format weighs channels */
-    kv_plan plan;
-    kv_gsel *gsel;
-    size_t stride;      /* floats between query heads in sums, mass */
-    float *sums, *mass; /* [n_q][stride] over the f16 run of the present layer */
-    float *sink_mass;   /* [n_q] */
-    float *score, *score_scratch;
-    uint32_t *order;
-    kv_page_plan *cuts;
+    uint32_t target;     /* of the compression under way */
+    float *x;            /* [n_rows][n_embd] residual */
+    uint16_t *kf, *vf;   /* [n_kv][n_rows][dk or dv], this layer's new rows */
+    float *q2;           /* [q2_rows][n_kv][dk] */
+    uint32_t q2_rows;    /* rows below KV_Q2_POSITIONS; 0 when no target's format weighs channels */
+    uint32_t keys;       /* longest run: the tail and the rows */
+    size_t stride;       /* floats between query heads in sums, mass */
+    kv_job_pass *passes; /* [n_targets], n_passes of them in the present layer */
+    uint32_t n_passes, n_sums, n_mass;
+    float *sums, *mass; /* [n_sums or n_mass of the neediest layer][n_q][stride] */
+    float *sink_mass;   /* [n_mass][n_q] */
+    /* Scratch of one target's compression after the other. order and cuts have room for all heads of a layer where a
+     * selection is global (it settles once all were cut), for one elsewhere. */
+    float *score, *score_scratch, *price;
+    uint32_t *order;    /* [heads][keys] */
+    kv_page_plan *cuts; /* [heads][cap_cuts] */
+    uint32_t cap_cuts;
     void *cut_scratch;
-    uint32_t mass_rows;     /* W: queries that the retained mass is taken over */
-    kv_job_stream *streams; /* [n_streams] when evicting */
-    kv_layer_policy lp;     /* of the present layer */
-    kv_page_layout layout;
-    kv_score_need need;
     uint64_t charged;
-    double score_seconds, seal_seconds; /* of the step just made */
+    double score_seconds, seal_seconds; /* of the step just made, all targets */
 };
 
-/* ---- compress.c: seals and evicts the present layer's streams; finishes masses after the last layer */
-kv_status kv_job_compress_layer(kv_job *j, kv_error *err);
-void kv_job_finish_masses(kv_job *j);
+/* ---- job.c */
+/* st, and where it is a failure of one target among several, err says which. */
+kv_status kv_job_named(const kv_job_target *t, kv_status st, kv_error *err);
+
+/* ---- sums.c: the passes of the present layer */
+/* Finds each target's policy of j->layer and the passes all need together (j->passes without their arrays). */
+void kv_job_plan_passes(kv_job *j);
+/* Gives the passes their arrays, cleared. */
+void kv_job_begin_passes(kv_job *j);
+/* Adds a chunk whose attention was just computed. */
+void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c);
+/* First row of the sync that a pass of the layer looks at; n_rows: none. */
+uint32_t kv_job_first_scored(const kv_job *j);
+
+/* ---- compress.c: seals and evicts one target's streams of the present layer; finishes masses after the last layer */
+kv_status kv_job_compress_layer(kv_job_target *t, kv_error *err);
+void kv_job_finish_masses(kv_job_target *t);
 
 #endif

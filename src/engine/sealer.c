@@ -35,6 +35,11 @@ static void gather(const kv_run_source *src, uint32_t token, uint16_t *k, uint16
     memcpy(v, src->v + (size_t)r * src->dv, src->dv * sizeof *v);
 }
 
+void kv_run_rows(const void *run, uint32_t first, uint32_t n, uint16_t *k, uint16_t *v) {
+    const kv_run_source *src = run;
+    for (uint32_t i = 0; i < n; i++) gather(src, first + i, k + (size_t)i * src->dk, v + (size_t)i * src->dv);
+}
+
 kv_status kv_sealer_page(kv_sealer *se, const kv_run_source *src, const kv_page_layout *lay, uint32_t at,
                          const uint32_t *idx, uint32_t n, float price, uint8_t flags, const float *q2, kv_error *err) {
     kvist_engine *e = se->s->e;

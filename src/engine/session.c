@@ -147,6 +147,7 @@ static void begin_op(kvist_session *s) {
     s->n_todo = s->at_todo = s->n_replay = 0;
     s->status = KVIST_OK;
     s->rows_fn = NULL;
+    s->fan = NULL;
     atomic_store(&s->cancel, false);
 }
 
@@ -167,6 +168,35 @@ int kvist_session_sync_rows(kvist_session *s, const int32_t *ids, size_t n, size
 
 int kvist_session_sync(kvist_session *s, const int32_t *ids, size_t n, kvist_error *err) {
     return kvist_session_sync_rows(s, ids, n, SIZE_MAX, NULL, NULL, err);
+}
+
+static kv_status check_fan(kvist_session *const *s, size_t n, kv_error *err) {
+    if (n > UINT32_MAX) KV_FAIL(err, ARG, "sync_many: %zu sessions", n);
+    for (size_t i = 0; i < n; i++) {
+        if (!s[i] || s[i]->e != s[0]->e) KV_FAIL(err, ARG, "sync_many: session %zu is NULL or of another engine", i);
+        for (size_t j = 0; j < i; j++)
+            if (s[j] == s[i]) KV_FAIL(err, ARG, "sync_many: session %zu is named twice", i);
+        if (s[i]->n) KV_FAIL(err, STATE, "sync_many: session %zu holds %u tokens (truncate it to 0 first)", i, s[i]->n);
+    }
+    return KVIST_OK;
+}
+
+int kvist_sync_many(kvist_session *const *s, size_t n, const int32_t *ids, size_t n_ids, kvist_error *err) {
+    if (!n) return KVIST_OK;
+    if (!s || (!ids && n_ids)) KV_FAIL(err, ARG, "sync_many: NULL sessions or ids");
+    KV_TRY(check_fan(s, n, err));
+    KV_TRY(check_ids(s[0], ids, n_ids, err));
+    if (!n_ids) return KVIST_OK;
+    for (size_t i = 0; i < n; i++) {
+        begin_op(s[i]);
+        memcpy(s[i]->tokens, ids, n_ids * sizeof *ids);
+        KV_TRY(kv_session_add_todo(s[i], (uint32_t)n_ids, KV_ROWS_PROMPT, (uint16_t)(s[i]->n_policies - 1), err));
+    }
+    s[0]->fan = s;
+    s[0]->n_fan = (uint32_t)n;
+    kv_status st = kv_engine_run(s[0], err);
+    s[0]->fan = NULL;
+    return st;
 }
 
 static kv_status plan_decode(kvist_session *s, int32_t id, kv_error *err) {

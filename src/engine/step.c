@@ -81,33 +81,47 @@ static void step_generated(kvist_engine *e, kvist_session *const *batch, uint32_
 
 /* ---- prompt rows */
 
-static kv_status begin_job(kvist_session *s) {
-    const kv_run *r = &s->todo[s->at_todo];
+/* The sessions that a prompt run of s reads for: itself, or all that share it. */
+typedef struct fan {
+    kvist_session *const *s;
+    uint32_t n;
+} fan;
+
+static fan fan_of(kvist_session *const *s) { return (*s)->fan ? (fan){(*s)->fan, (*s)->n_fan} : (fan){s, 1}; }
+
+static kv_status begin_job(fan f) {
+    kvist_session *s = f.s[0];
     if (s->n) KV_TRY(kv_session_save(s, &s->err)); /* to come back to when the job fails or is cancelled */
-    s->logits_valid = false;
-    s->reading = true;
-    return kv_job_create(s, s->n, r->end, &s->policies[r->policy], s->at_todo + 1 == s->n_todo, &s->job, &s->err);
+    for (uint32_t i = 0; i < f.n; i++) {
+        f.s[i]->logits_valid = false;
+        f.s[i]->reading = true;
+    }
+    return kv_job_create(f.s, f.n, &s->job, &s->err);
 }
 
 /* A job that stops half way leaves layers in different states: back to where it began, or, when there was no room for a
  * snapshot there, to the newest one before: a valid, shorter session. */
-static void abandon_job(kvist_session *s) {
+static void return_to_start(kvist_session *s) {
     kv_error ignored;
-    bool touched = s->job != NULL; /* a job that could not be created has changed nothing */
-    kv_job_free(&s->job);
-    s->logits_valid = false;
-    if (touched) {
-        kv_saved *back = s->n ? kv_session_find_saved(s, s->n) : NULL;
-        if (!back || kv_snapshot_restore(back->snap, s->seq, &ignored)) {
-            kv_session_forget(s);
-            s->n_runs = 0;
-        } else {
-            s->n = s->seq->length = kv_snapshot_length(back->snap);
-            s->point = back->point;
-            kv_session_cut_runs(s, s->n);
-        }
+    kv_saved *back = s->n ? kv_session_find_saved(s, s->n) : NULL;
+    if (!back || kv_snapshot_restore(back->snap, s->seq, &ignored)) {
+        kv_session_forget(s);
+        s->n_runs = 0;
+    } else {
+        s->n = s->seq->length = kv_snapshot_length(back->snap);
+        s->point = back->point;
+        kv_session_cut_runs(s, s->n);
     }
-    s->reading = false;
+}
+
+static void abandon_job(fan f) {
+    bool touched = f.s[0]->job != NULL; /* a job that could not be created has changed nothing */
+    kv_job_free(&f.s[0]->job);
+    for (uint32_t i = 0; i < f.n; i++) {
+        f.s[i]->logits_valid = false;
+        if (touched) return_to_start(f.s[i]);
+        f.s[i]->reading = false;
+    }
 }
 
 /* Room for what decoding will append, so that no token allocates: lists up to the context's end, squared queries up to
@@ -127,52 +141,82 @@ static void reserve_ahead(kvist_session *s, const kv_policy *policy) {
     }
 }
 
-static kv_status end_job(kvist_session *s) {
+static void take_run(kvist_session *s, uint64_t bytes_peak) {
     const kv_run *r = &s->todo[s->at_todo];
-    bool last = s->at_todo + 1 == s->n_todo;
-    kv_pool_stats stats;
-    kv_pool_get_stats(s->e->pool, &stats);
-    s->bytes_peak = stats.bytes_peak;
-    kv_job_free(&s->job);
+    s->bytes_peak = bytes_peak;
     s->reading = false;
     if (s->at_todo >= s->n_replay) s->prefill_tokens += r->end - s->n;
-    s->n = r->end;
-    s->seq->length = s->n;
-    s->logits_valid = last;
+    s->n = s->seq->length = r->end;
+    s->logits_valid = s->at_todo + 1 == s->n_todo;
     reserve_ahead(s, &s->policies[r->policy]);
-    KV_TRY(kv_session_push_run(s, s->n, KV_ROWS_PROMPT, r->policy, &s->err));
-    return kv_session_save(s, &s->err);
 }
 
-static void step_prompt(kvist_session *s) {
-    uint64_t t0 = kv_os_now_ns();
-    kv_status st = KVIST_OK;
-    bool done = false, counts = s->at_todo >= s->n_replay;
-    if (cancelled(s)) st = s->status;
-    if (!st && !s->job) st = begin_job(s);
-    if (!st) st = kv_job_step(s->job, &done, &s->err);
-    if (!st && counts) {
-        s->score_seconds += s->job->score_seconds;
-        s->seal_seconds += s->job->seal_seconds;
+/* All sessions have what they read, or none has: several that could not be finished are left empty, as they were. */
+static kv_status end_job(fan f, kv_error *err) {
+    kv_pool_stats stats;
+    kv_pool_get_stats(f.s[0]->e->pool, &stats);
+    for (uint32_t i = 0; i < f.n; i++) {
+        const kv_run *r = &f.s[i]->todo[f.s[i]->at_todo];
+        KV_TRY(kv_session_push_run(f.s[i], r->end, KV_ROWS_PROMPT, r->policy, err));
     }
+    kv_job_free(&f.s[0]->job);
+    kv_status st = KVIST_OK;
+    for (uint32_t i = 0; i < f.n; i++) take_run(f.s[i], stats.bytes_peak);
+    for (uint32_t i = 0; i < f.n && !st; i++) st = kv_session_save(f.s[i], err);
+    for (uint32_t i = 0; i < f.n && st && f.n > 1; i++) {
+        kv_session_drop_saved_above(f.s[i], 0);
+        kv_session_forget(f.s[i]);
+        f.s[i]->n_runs = 0;
+        f.s[i]->logits_valid = false;
+    }
+    return st;
+}
+
+/* Each session's time: the step's without what was only done for the others' policies. */
+static void count_step(fan f, const kv_job *j, bool counts) {
+    if (!counts) return;
+    for (uint32_t i = 0; i < f.n; i++) {
+        const kv_job_target *t = &j->targets[i];
+        f.s[i]->score_seconds += t->score_seconds;
+        f.s[i]->seal_seconds += t->seal_seconds;
+        f.s[i]->prefill_seconds -= (j->score_seconds - t->score_seconds) + (j->seal_seconds - t->seal_seconds);
+    }
+}
+
+static kv_status advance(fan f, bool counts, bool *done) {
+    kvist_session *s = f.s[0];
+    for (uint32_t i = 0; i < f.n; i++)
+        if (cancelled(f.s[i])) {
+            if (i) s->err = f.s[i]->err;
+            return f.s[i]->status;
+        }
+    if (!s->job) KV_TRY(begin_job(f));
+    KV_TRY(kv_job_step(s->job, done, &s->err));
+    count_step(f, s->job, counts);
+    return *done ? end_job(f, &s->err) : KVIST_OK;
+}
+
+static void step_prompt(kvist_session *const *first) {
+    kvist_session *s = *first;
+    fan f = fan_of(first);
+    uint64_t t0 = kv_os_now_ns();
+    bool done = false, counts = s->at_todo >= s->n_replay;
+    kv_status st = advance(f, counts, &done);
     if (st) {
-        abandon_job(s);
+        if (!done || s->job) abandon_job(f);
         finish(s, st);
     } else if (done) {
-        st = end_job(s);
-        if (st)
-            finish(s, st);
-        else
-            run_finished(s);
+        run_finished(s);
     }
-    if (counts) s->prefill_seconds += (double)(kv_os_now_ns() - t0) * 1e-9;
+    double seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
+    for (uint32_t i = 0; i < f.n && counts; i++) f.s[i]->prefill_seconds += seconds;
 }
 
 void kv_engine_step(kvist_engine *e, kvist_session *const *batch, uint32_t n) {
     step_generated(e, batch, n);
     for (uint32_t i = 0; i < n; i++)
         if (!batch[i]->done && current_is(batch[i], KV_ROWS_PROMPT)) {
-            step_prompt(batch[i]);
+            step_prompt(&batch[i]);
             return;
         }
 }

@@ -122,6 +122,19 @@ kv_status kv_gsel_settle(kv_gsel *g, const kv_gsel_drop **drops, uint32_t *n_dro
 /* The pages that stay for the guard only, in no order; after the last settle. Valid until the next call. */
 kv_status kv_gsel_extras(kv_gsel *g, const kv_gsel_drop **extras, uint32_t *n, kv_error *err) KV_WARN_UNUSED;
 
+/* All that a score may look at of one stream's f16 run (tail + new rows), built in one place (engine/compress.c). */
+typedef struct kv_score_input {
+    const kv_layer_policy *policy;
+    const float *sums; /* [group][stride] as kv_score_finish; NULL where the score needs no pass */
+    size_t stride;
+    uint32_t group, n_keys, cand0, n_cand;
+    /* Copies rows [first, first + n) of the run out as f16: k[n][dk] after RoPE, v[n][dv]. */
+    void (*rows)(const void *run, uint32_t first, uint32_t n, uint16_t *k, uint16_t *v);
+    const void *run;
+    uint32_t dk, dv;
+    float *scratch; /* [2 * n_keys] */
+} kv_score_input;
+
 /*
  * Turns raw column sums into a stream's scores (policy/score/): score[n_keys] over the f16 run (tail + new rows).
  *   sums[group][stride]: per query head sums of p (attn, vote) or p^2 (vote2) over the rows the score asks for.
