@@ -11,9 +11,9 @@
 #include "support/genmodel.h"
 #include "support/support.h"
 
-enum { N_TOKENS = 700, CTX = 200, NEXT = 70, CHUNKS = 2, POLICIES = 4 };
+enum { N_TOKENS = 1100, CTX = 500, NEXT = 70, CHUNKS = 2, POLICIES = 4 };
 static const char *const policies[POLICIES] = {"full", "full,format=q2s", "minikv,share=0.4", "full,format=f16"};
-static const uint32_t at[CHUNKS] = {37, 500};
+static const uint32_t at[CHUNKS] = {37, 600};
 static char path[64];
 static kvist_model *model;
 static kvist_engine *engine;
@@ -24,7 +24,7 @@ static int setup(void **state) {
     (void)state;
     kvist_error err;
     gen_spec spec = gen_spec_default();
-    kvist_engine_params p = {.n_ctx = 256, .threads = 1, .kv_bytes = 64 << 20};
+    kvist_engine_params p = {.n_ctx = 512, .threads = 1, .kv_bytes = 64 << 20};
     uint64_t rng = 12;
     for (int i = 0; i < N_TOKENS; i++) ids[i] = (int32_t)(test_rand(&rng) % 250);
     if (gen_temp_path(path, sizeof path) || gen_model(&spec, path) || kvist_model_open(path, NULL, &model, &err) ||
