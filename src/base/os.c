@@ -10,7 +10,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -162,6 +164,37 @@ kv_status kv_os_write_file(const char *path, const kv_os_part *parts, size_t n, 
     if (close(fd) != 0 && status == KVIST_OK) status = kv_fail(err, KVIST_E_IO, "%s: %s", path, strerror(errno));
     if (status != KVIST_OK) unlink(path);
     return status;
+}
+
+kv_status kv_os_append_open(const char *path, kv_os_append *out, kv_error *err) {
+    *out = (kv_os_append){-1, path};
+    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (fd < 0) KV_FAIL(err, IO, "%s: %s", path, strerror(errno));
+    struct stat st;
+    bool regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode), locked = regular && flock(fd, LOCK_EX | LOCK_NB) == 0;
+    int why = errno;
+    if (locked) {
+        out->fd = fd;
+        return KVIST_OK;
+    }
+    close(fd);
+    if (!regular) KV_FAIL(err, IO, "%s: not a regular file", path);
+    if (why == EWOULDBLOCK) KV_FAIL(err, STATE, "%s: another process is writing to it", path);
+    KV_FAIL(err, IO, "%s: cannot be locked: %s", path, strerror(why));
+}
+
+kv_status kv_os_append_cut(kv_os_append *a, uint64_t size, kv_error *err) {
+    if (ftruncate(a->fd, (off_t)size) != 0) KV_FAIL(err, IO, "%s: cannot be shortened: %s", a->path, strerror(errno));
+    return KVIST_OK;
+}
+
+kv_status kv_os_append_write(kv_os_append *a, const void *data, size_t len, kv_error *err) {
+    return write_all(a->fd, a->path, &(kv_os_part){data, len}, 1, err);
+}
+
+void kv_os_append_close(kv_os_append *a) {
+    if (a->fd >= 0) close(a->fd); /* gives the lock up too */
+    a->fd = -1;
 }
 
 uint64_t kv_os_now_ns(void) {

@@ -28,6 +28,18 @@ typedef struct kv_os_part {
 } kv_os_part;
 kv_status kv_os_write_file(const char *path, const kv_os_part *parts, size_t n, kv_error *err) KV_WARN_UNUSED;
 
+/* A file that lines are appended to and that no other process appends to meanwhile: created when it is not there,
+ * locked (KVIST_E_STATE when somebody else holds it). What append returned has reached the system: a killed process
+ * loses none of it. cut shortens the file to its first `size` bytes. */
+typedef struct kv_os_append {
+    int fd; /* -1: closed */
+    const char *path;
+} kv_os_append;
+kv_status kv_os_append_open(const char *path, kv_os_append *out, kv_error *err) KV_WARN_UNUSED; /* path is kept */
+kv_status kv_os_append_cut(kv_os_append *a, uint64_t size, kv_error *err) KV_WARN_UNUSED;
+kv_status kv_os_append_write(kv_os_append *a, const void *data, size_t len, kv_error *err) KV_WARN_UNUSED;
+void kv_os_append_close(kv_os_append *a);
+
 uint64_t kv_os_now_ns(void); /* monotonic */
 uint32_t kv_os_processors(void);
 /* The processor the calling thread runs on, -1 when unknown; and moving it off one, for good, when the process may use

@@ -9,7 +9,7 @@
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/os.h"
-#include "cli/utf8.h"
+#include "text/utf8.h"
 
 static void log_line(void *user, int level, const char *text) {
     const cli_options *o = user;

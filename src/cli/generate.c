@@ -6,7 +6,7 @@
 #include "base/alloc.h"
 #include "base/os.h"
 #include "cli/common.h"
-#include "cli/utf8.h"
+#include "text/utf8.h"
 
 /* The one thing a signal handler may touch. */
 static volatile sig_atomic_t interrupted;

@@ -10,7 +10,7 @@
 
 #include "base/alloc.h"
 #include "base/os.h"
-#include "cli/utf8.h"
+#include "text/utf8.h"
 
 /* ---------------------------------------------------------------- tables */
 
@@ -115,10 +115,22 @@ void kv_out_progress_init(out_progress *p, bool quiet) {
     p->on = !quiet && isatty(STDERR_FILENO);
 }
 
+/* Seconds left at the pace so far; NAN before that says anything. */
+static double time_left(const out_progress *p, uint64_t now, uint64_t done) {
+    const uint64_t least = 5000000000u; /* a pace from less than 5 s misleads */
+    if (now - p->start_ns < least || done <= p->start_done || done >= p->total) return NAN;
+    return (double)(now - p->start_ns) * 1e-9 * (double)(p->total - done) / (double)(done - p->start_done);
+}
+
 void kv_out_progress(out_progress *p, const char *what, uint64_t done, uint64_t total) {
     enum { CELLS = 28 };
     if (!p->on || !total) return;
     uint64_t now = kv_os_now_ns();
+    if (total != p->total || done < p->start_done) { /* another piece of work */
+        p->total = total;
+        p->start_ns = now;
+        p->start_done = done;
+    }
     if (p->shown && done < total && now - p->last_ns < 100000000u) return;
     p->last_ns = now;
     p->shown = true;
@@ -126,7 +138,10 @@ void kv_out_progress(out_progress *p, const char *what, uint64_t done, uint64_t 
     uint32_t full = (uint32_t)(part * CELLS);
     fprintf(stderr, "\r\033[K");
     for (uint32_t i = 0; i < CELLS; i++) fputs(i < full ? "█" : "░", stderr);
+    char left[32];
+    double seconds = time_left(p, now, done);
     fprintf(stderr, " %3.0f %%  %.60s", 100 * part, what);
+    if (!isnan(seconds)) fprintf(stderr, "  %s left", kv_out_duration(left, sizeof left, seconds));
     fflush(stderr);
 }
 
@@ -165,6 +180,16 @@ const char *kv_out_count(char *buf, size_t cap, uint64_t n) {
 }
 
 double kv_out_rate(uint64_t tokens, double seconds) { return seconds > 0 ? (double)tokens / seconds : 0; }
+
+const char *kv_out_duration(char *buf, size_t cap, double seconds) {
+    if (seconds < 90)
+        snprintf(buf, cap, "%.0f s", seconds);
+    else if (seconds < 90 * 60)
+        snprintf(buf, cap, "%.0f min", seconds / 60);
+    else
+        snprintf(buf, cap, "%.1f h", seconds / 3600);
+    return buf;
+}
 
 /* ---------------------------------------------------------------- JSON */
 

@@ -35,7 +35,9 @@ size_t kv_out_width(const char *s);
 /* ---- progress: drawn on stderr when that is a terminal and not quiet, at most ten times a second */
 typedef struct out_progress {
     bool on, shown;
-    uint64_t last_ns, start_ns;
+    uint64_t last_ns;
+    /* what the time left is told from: since when this total is worked on, and what was done then */
+    uint64_t start_ns, start_done, total;
 } out_progress;
 void kv_out_progress_init(out_progress *p, bool quiet);
 void kv_out_progress(out_progress *p, const char *what, uint64_t done, uint64_t total);
@@ -48,6 +50,8 @@ const char *kv_out_bytes(char *buf, size_t cap, uint64_t bytes);
 /* 5932 -> "5,932"; returns buf. */
 const char *kv_out_count(char *buf, size_t cap, uint64_t n);
 double kv_out_rate(uint64_t tokens, double seconds); /* tokens/s, 0 when no time passed */
+/* "45 s", "12 min", "2.5 h"; returns buf. */
+const char *kv_out_duration(char *buf, size_t cap, double seconds);
 
 /* ---- JSON lines (keys of DESIGN 6). out_json_line consumes the object. */
 json_t *kv_out_json_report(const kvist_report *r);

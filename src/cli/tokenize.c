@@ -4,7 +4,7 @@
 
 #include "base/alloc.h"
 #include "cli/common.h"
-#include "cli/utf8.h"
+#include "text/utf8.h"
 #include "text/tokenizer.h"
 
 /* A piece in quotes, with control bytes and quotes escaped, so that one line is one token. */

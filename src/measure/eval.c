@@ -73,28 +73,47 @@ static void take_row(void *user, size_t position, const float *logits) {
     if (++r->n_held == r->cap_rows) score_held(r);
 }
 
-/* Feeds the chunk to a fresh session and scores its second half. */
-static kv_status run_chunk(run *r, const char *policy, kv_watch_stage *stage, kvist_report *report, double *seconds,
-                           kv_error *err) {
+/* The first half as a prompt, the rest token by token. The chunk's last token predicts nothing in it. */
+static kv_status decode_chunk(run *r, kvist_session *s, const kv_watch_stage *stage, kv_error *err) {
+    uint32_t half = r->p->ctx / 2;
+    KV_TRY(kvist_session_sync(s, r->chunk, half, err));
+    for (uint32_t at = half; at + 1 < r->p->ctx; at++) {
+        if (!kv_watch_tell(stage->watch, stage->what, at - half, r->p->ctx - half)) KV_FAIL(err, CANCELLED, "stopped");
+        KV_TRY(kvist_session_decode(s, r->chunk[at], err));
+        const float *logits = kvist_session_logits(s);
+        if (!logits) KV_FAIL(err, STATE, "the engine gave no logits");
+        take_row(r, at, logits);
+    }
+    score_held(r);
+    return KVIST_OK;
+}
+
+static kv_status read_chunk(run *r, kvist_session *s, kv_error *err) {
     const kv_eval_params *p = r->p;
-    kvist_session *s;
-    KV_TRY(kvist_session_create(r->engine, policy, &s, err));
-    kvist_session_on_progress(s, kv_watch_progress, stage);
     uint32_t half = p->ctx / 2;
-    kv_status st = KVIST_OK;
-    r->n_held = r->first_held = 0;
-    if (p->step) st = kvist_session_sync(s, r->chunk, half, err);
-    for (uint32_t at = p->step ? half : 0; st == KVIST_OK && at < p->ctx;) {
+    if (p->step) KV_TRY(kvist_session_sync(s, r->chunk, half, err));
+    for (uint32_t at = p->step ? half : 0; at < p->ctx;) {
         uint32_t end = p->step && p->ctx - at > p->step ? at + p->step : p->ctx;
         uint32_t first = at < half ? half : at;
-        st = kvist_session_sync_rows(s, r->chunk, end, first, take_row, r, err);
+        KV_TRY(kvist_session_sync_rows(s, r->chunk, end, first, take_row, r, err));
         score_held(r);
         at = end;
     }
+    return KVIST_OK;
+}
+
+/* Feeds the chunk to a fresh session and scores its second half. */
+static kv_status run_chunk(run *r, const char *policy, kv_watch_stage *stage, kvist_report *report, double *seconds,
+                           kv_error *err) {
+    kvist_session *s;
+    KV_TRY(kvist_session_create(r->engine, policy, &s, err));
+    kvist_session_on_progress(s, kv_watch_progress, stage);
+    r->n_held = r->first_held = 0;
+    kv_status st = r->p->generated ? decode_chunk(r, s, stage, err) : read_chunk(r, s, err);
     if (st == KVIST_OK && r->first_held != r->n_rows)
         st = kv_fail(err, KVIST_E_STATE, "%u rows of a chunk came back, %u expected", r->first_held, r->n_rows);
     kvist_session_report(s, report);
-    *seconds += report->prefill_seconds;
+    *seconds += report->prefill_seconds + report->decode_seconds;
     kvist_session_close(&s);
     return st;
 }
@@ -149,7 +168,7 @@ kv_status kv_eval_run(kvist_engine *engine, const kv_eval_params *p, kv_eval_res
             KV_FAIL(err, ARG, "token %d is outside the vocabulary", p->tokens[i]);
     memset(results, 0, n * sizeof *results);
     run r = {.p = p, .engine = engine, .n_rows = p->ctx - p->ctx / 2 - 1};
-    r.cap_rows = p->step && p->step < r.n_rows ? p->step : r.n_rows < 64 ? r.n_rows : 64;
+    r.cap_rows = p->step && !p->generated && p->step < r.n_rows ? p->step : r.n_rows < 64 ? r.n_rows : 64;
     size_t total = (size_t)chunks * r.n_rows, row = (size_t)p->n_vocab * sizeof(float);
     sample *samples = kv_calloc(n, sizeof *samples);
     double *values = kv_calloc((size_t)n * total, 2 * sizeof *values);

@@ -2,8 +2,9 @@
 /*
  * Perplexity and divergence of a text through the compressed cache. Chunk i is tokens [i ctx, (i+1) ctx); its first
  * half is one sync, the second half is fed in steps, each a sync that compresses at its end, so that what is scored
- * attends to sealed pages. Scored: the targets of positions ctx/2+1 .. ctx-1, that is the rows ctx/2 .. ctx-2 (as
- * llama-perplexity). Works on the public interface only.
+ * attends to sealed pages; or it is decoded token by token (generated), so that rows take the decode kernel with its
+ * rounding of queries and pages are sealed as in an answer. Scored: the targets of positions ctx/2+1 .. ctx-1, that is
+ * the rows ctx/2 .. ctx-2 (as llama-perplexity). Works on the public interface only.
  */
 #ifndef KV_MEASURE_EVAL_H
 #define KV_MEASURE_EVAL_H
@@ -16,6 +17,7 @@ typedef struct kv_eval_params {
     size_t n_tokens;
     uint32_t ctx, chunks; /* chunks: 0: as many as the text has */
     uint32_t step;        /* tokens a step of the second half; 0: the whole chunk in one sync */
+    bool generated;       /* the second half is decoded; step does not matter then */
     uint32_t n_vocab;
     uint32_t threads; /* for the statistics of rows */
     bool kld;         /* compare with `full` on the same chunk and steps */

@@ -249,6 +249,38 @@ static void files(void **state) {
     assert_int_equal(kv_os_write_file("/nonexistent/x", NULL, 0, &err), KVIST_E_IO);
 }
 
+/* Lines reach the file at once, a cut shortens it, and nobody else gets it meanwhile. */
+static void appended(void **state) {
+    (void)state;
+    char path[64], *text;
+    size_t len;
+    temp(path);
+    kv_os_append a, b;
+    assert_int_equal(kv_os_append_open(path, &a, &err), 0);
+    assert_int_equal(kv_os_append_write(&a, "one\ntwo\n", 8, &err), 0);
+    assert_int_equal(kv_os_read_file(path, &text, &len, &err), 0);
+    assert_string_equal(text, "one\ntwo\n");
+    kv_free(text);
+    assert_int_equal(kv_os_append_open(path, &b, &err), KVIST_E_STATE);
+    assert_non_null(strstr(err.message, path));
+    assert_int_equal(b.fd, -1);
+    kv_os_append_close(&b);
+    assert_int_equal(kv_os_append_cut(&a, 4, &err), 0);
+    assert_int_equal(kv_os_append_write(&a, "three\n", 6, &err), 0);
+    kv_os_append_close(&a);
+    assert_int_equal(kv_os_append_open(path, &a, &err), 0); /* given up, and nothing lost */
+    assert_int_equal(kv_os_append_write(&a, "x", 1, &err), 0);
+    kv_os_append_close(&a);
+    assert_int_equal(kv_os_read_file(path, &text, &len, &err), 0);
+    assert_string_equal(text, "one\nthree\nx");
+    kv_free(text);
+    unlink(path);
+    assert_int_equal(kv_os_append_open("/", &a, &err), KVIST_E_IO);
+    assert_int_equal(kv_os_append_open("/nonexistent/x", &a, &err), KVIST_E_IO);
+    assert_int_equal(kv_os_append_open("/dev/null", &a, &err), KVIST_E_IO);
+    assert_non_null(strstr(err.message, "not a regular file"));
+}
+
 static size_t resident(const uint8_t *p, size_t size) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), n = 0;
     unsigned char *map = malloc(size / page);
@@ -412,6 +444,7 @@ int main(void) {
         cmocka_unit_test(allocations),
         cmocka_unit_test(allocation_fails_once),
         cmocka_unit_test(files),
+        cmocka_unit_test(appended),
         cmocka_unit_test(reserve),
         cmocka_unit_test(clock_and_processors),
         cmocka_unit_test(leaving_a_processor),

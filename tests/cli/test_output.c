@@ -6,7 +6,7 @@
 #include "cli/kvmap.c"
 #include "cli/output.c"
 #include "cli/questions.c"
-#include "cli/utf8.c"
+#include "text/utf8.c"
 
 const char *kvist_format_name(uint32_t format) {
     return format == 0 ? "f16" : format == 4 ? "q2" : NULL;
@@ -74,6 +74,11 @@ static void units(void **state) {
     assert_string_equal(kv_out_count(b, sizeof b, 999), "999");
     assert_string_equal(kv_out_count(b, sizeof b, 1000), "1,000");
     assert_string_equal(kv_out_count(b, sizeof b, 1234567), "1,234,567");
+    assert_string_equal(kv_out_duration(b, sizeof b, 0.4), "0 s");
+    assert_string_equal(kv_out_duration(b, sizeof b, 89.4), "89 s");
+    assert_string_equal(kv_out_duration(b, sizeof b, 90), "2 min");
+    assert_string_equal(kv_out_duration(b, sizeof b, 3600), "60 min");
+    assert_string_equal(kv_out_duration(b, sizeof b, 5400), "1.5 h");
     assert_float_equal(kv_out_rate(10, 0), 0, 0);
     assert_float_equal(kv_out_rate(10, 4), 2.5, 0);
 }

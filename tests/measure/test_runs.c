@@ -51,12 +51,22 @@ static void take(void *user, size_t position, const float *logits) {
     memcpy(r->x + r->n++ * info.n_vocab, logits, info.n_vocab * sizeof *logits);
 }
 
-/* Rows ctx/2 .. of a chunk fed as the definition says. */
+/* Rows ctx/2 .. of a chunk fed as the definition says; step DECODED: one token at a time, as an answer is. */
+enum { DECODED = 1000000 };
 static rows feed(const char *policy, const int32_t *chunk, uint32_t ctx, uint32_t step) {
     kvist_error err;
     kvist_session *s;
     rows r = {malloc((size_t)ctx * info.n_vocab * sizeof(float)), ctx / 2, 0};
     assert_int_equal(kvist_session_create(engine, policy, &s, &err), 0);
+    if (step == DECODED) {
+        assert_int_equal(kvist_session_sync(s, chunk, ctx / 2, &err), 0);
+        for (uint32_t i = ctx / 2; i < ctx; i++) {
+            assert_int_equal(kvist_session_decode(s, chunk[i], &err), 0);
+            take(&r, i, kvist_session_logits(s));
+        }
+        kvist_session_close(&s);
+        return r;
+    }
     if (step) assert_int_equal(kvist_session_sync(s, chunk, ctx / 2, &err), 0);
     for (uint32_t n = step ? ctx / 2 : 0; n < ctx;) {
         n = step && n + step < ctx ? n + step : ctx;
@@ -90,7 +100,8 @@ static void eval_rows(void **state) {
     (void)state;
     static const struct {
         uint32_t ctx, step, threads;
-    } cases[] = {{128, 16, 1}, {129, 50, 2}, {200, 0, 1}, {4, 1, 1}, {300, 300, 2}};
+    } cases[] = {{128, 16, 1},  {129, 50, 2},      {200, 0, 1},       {4, 1, 1},
+                 {300, 300, 2}, {150, DECODED, 2}, {331, DECODED, 1}, {4, DECODED, 1}};
     static const char *const policies[] = {"full", "full,format=q2s", "minikv,keep=0.5"};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         uint32_t ctx = cases[c].ctx, chunks = 2;
@@ -100,7 +111,8 @@ static void eval_rows(void **state) {
                             .n_tokens = MAX_TOKENS,
                             .ctx = ctx,
                             .chunks = chunks,
-                            .step = cases[c].step,
+                            .step = cases[c].step == DECODED ? 7 : cases[c].step,
+                            .generated = cases[c].step == DECODED,
                             .n_vocab = info.n_vocab,
                             .threads = cases[c].threads,
                             .kld = true,
@@ -134,7 +146,7 @@ static void eval_rows(void **state) {
             assert_float_equal(got[i].kld.max, (double)most, 1e-9);
             assert_float_equal(got[i].same_top1, (double)same / (double)n, 1e-12);
             if (i < 2) assert_true(got[i].kld.max == 0 && got[i].ppl_ratio == 1);
-            assert_int_equal(got[i].report.tokens_seen, ctx);
+            assert_int_equal(got[i].report.tokens_seen, cases[c].step == DECODED ? ctx - 1 : ctx);
         }
     }
     kvist_error err;
@@ -271,6 +283,9 @@ static void stopped(void **state) {
                             .policies = policies,
                             .n_policies = 1,
                             .watch = {stop_at_once, &left}};
+        assert_int_equal(kv_eval_run(engine, &p, r, &err), KVIST_E_CANCELLED);
+        p.generated = true;
+        left = after;
         assert_int_equal(kv_eval_run(engine, &p, r, &err), KVIST_E_CANCELLED);
         kv_compare_params q = {.model = model,
                                .n_vocab = info.n_vocab,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* UTF-8 by the table of Unicode 15 section 3.9 (no surrogates, no overlong forms, nothing past U+10FFFF). */
-#include "cli/utf8.h"
+#include "text/utf8.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Whole UTF-8 characters out of token bytes: what reaches a terminal or a JSON line is always valid. */
-#ifndef KV_CLI_UTF8_H
-#define KV_CLI_UTF8_H
+#ifndef KV_TEXT_UTF8_H
+#define KV_TEXT_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>
