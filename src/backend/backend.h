@@ -16,6 +16,7 @@
 #include "cache/stream.h"
 #include "gguf/gguf.h"
 #include "policy/format.h"
+#include "policy/scores.h"
 
 #define KV_BACKEND_VERSION 1u
 
@@ -101,6 +102,16 @@ typedef struct kv_attn_colsum {
     float *sink_mass;   /* [n_q] += p over handles flagged KV_PAGE_SINK, rows >= mass_from; may be NULL */
 } kv_attn_colsum;
 
+/* What a score expects queries to come to give keys (kv_score_forms): y[g][i] = linear_g . k_i + sum over c of k_ic
+ * (square_g[c][c] k_ic + sum over b < c of square_g[c][b] k_ib), of the group's query heads g and n keys. */
+typedef struct kv_key_forms {
+    const uint16_t *k; /* f16 [n][dk] */
+    uint32_t n, dk, group;
+    const float *linear, *square; /* [group][dk], [group][dk][dk] lower triangles */
+    float *y;                     /* [group][y_stride] */
+    size_t y_stride;
+} kv_key_forms;
+
 /* Encodes one page: n tokens gathered as rows. */
 typedef struct kv_seal_job {
     const kv_page_layout *layout;
@@ -141,6 +152,9 @@ typedef struct kv_backend_ops {
                       uint32_t dv, uint32_t row0, size_t head_stride, uint16_t *kf, uint16_t *vf);
     /* q2[rows][n_kv][dk] = sum over the group's query heads of q^2. */
     void (*q_squares)(kv_exec *ex, const float *q, uint32_t rows, uint32_t n_q, uint32_t n_kv, uint32_t dk, float *q2);
+    /* Adds rows q[rows][n_q][dk] to the moments of the n_q query heads, ascending rows; the first row ever is the pivot. */
+    void (*q_moments)(kv_exec *ex, const float *q, uint32_t rows, uint32_t n_q, uint32_t dk, kv_score_moments *m);
+    void (*key_forms)(kv_exec *ex, const kv_key_forms *f);
 
     kv_status (*attn_supported)(kv_backend *be, const kv_attn_params *p, kv_error *err); /* refuses by name */
     void (*attn_prefill)(kv_exec *ex, const kv_attn_params *p, const kv_attn_chunk *c);

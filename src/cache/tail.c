@@ -62,8 +62,8 @@ void kv_tail_get(const kv_seq *s, const kv_stream *st, uint32_t i, uint16_t *k, 
     uint32_t p16 = sh->f16_tokens, slot = st->tail_start + i, t = slot % p16;
     const uint16_t *kp = (const uint16_t *)(const void *)kv_pool_data(s->pool, st->tail[slot / p16]);
     const uint16_t *vp = kp + (size_t)padded(sh->dk) * p16;
-    for (uint32_t c = 0; c < sh->dk; c++) k[c] = kp[(size_t)c * p16 + t];
-    memcpy(v, vp + (size_t)t * padded(sh->dv), sh->dv * sizeof *v);
+    for (uint32_t c = 0; k && c < sh->dk; c++) k[c] = kp[(size_t)c * p16 + t];
+    if (v) memcpy(v, vp + (size_t)t * padded(sh->dv), sh->dv * sizeof *v);
 }
 
 /* Unrefs tail pages [from, to) and closes the gap. */

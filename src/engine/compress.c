@@ -99,32 +99,53 @@ static float page_mass(const kv_job_target *t, uint32_t query, const uint32_t *o
     return (float)sum;
 }
 
-/* What a score may look at: everything about one stream's run that this sync knows. */
-static kv_score_input score_input(const kv_job_target *t, const kv_run_source *src, uint32_t head, span sp) {
+static bool sinks_unsealed(const kv_stream *st) { return st->n_handles == 0 && st->tail_pos == 0; }
+
+static span span_of(const kv_job_target *t, const kv_stream *st) {
+    uint32_t run = st->tail_len + t->j->n_rows;
+    span sp = {.sink = sinks_unsealed(st) ? min_u32(t->lp.sink, run) : 0};
+    sp.recent = min_u32(t->lp.recent, run - sp.sink);
+    sp.cand = run - sp.sink - sp.recent;
+    return sp;
+}
+
+static kv_run_source run_of(const kv_job_target *t, uint32_t head) {
     const kv_job *j = t->j;
-    uint32_t g = group_of(t);
-    return (kv_score_input){.policy = &t->lp,
-                            .sums = t->need.pass ? j->passes[t->sums_pass].sums + (size_t)head * g * j->stride : NULL,
-                            .stride = j->stride,
-                            .group = g,
-                            .n_keys = sp.sink + sp.cand + sp.recent,
-                            .cand0 = sp.sink,
-                            .n_cand = sp.cand,
-                            .dk = src->dk,
-                            .dv = src->dv,
-                            .rows = kv_run_rows,
-                            .run = src,
-                            .scratch = j->score_scratch};
+    const kv_hparams *hp = &j->e->m->hp;
+    return kv_run_source_of(t->s->seq, kv_seq_stream(t->s->seq, j->layer, head),
+                            j->kf + (size_t)head * j->n_rows * hp->dk, j->vf + (size_t)head * j->n_rows * hp->dv);
+}
+
+/* Scores a stream's candidates: everything about its run that this sync knows. */
+static void score_stream(const kv_job_target *t, const kv_run_source *src, uint32_t head, span sp, float *score) {
+    kv_job *j = t->j;
+    kv_score_input in = {.layer = j->layer,
+                         .head = head,
+                         .n_heads = j->e->m->hp.n_kv,
+                         .group = group_of(t),
+                         .first_pos = src->st->tail_len ? src->st->tail_pos : j->start,
+                         .n_keys = sp.sink + sp.cand + sp.recent,
+                         .cand0 = sp.sink,
+                         .n_cand = sp.cand,
+                         .sums = t->need.pass ? j->passes[t->sums_pass].sums : NULL,
+                         .stride = j->stride,
+                         .rows = kv_run_rows,
+                         .run = src,
+                         .dk = src->dk,
+                         .dv = src->dv,
+                         .forms = t->need.forms ? kv_foresee_logits(j, src, head) : NULL,
+                         .forms_stride = j->stride};
+    kv_score_stream(&t->lp, &in, score, j->score_scratch);
 }
 
 /* Scores, ranks and cuts a stream. The result lies in scratch: of its own by head where the selection is global, else
- * until the next stream's. */
+ * until the next stream's. Where scores decided the layer's counts they are there already. */
 static cut cut_stream(kv_job_target *t, const kv_run_source *src, uint32_t head, span sp) {
     kv_job *j = t->j;
     uint32_t local = min_u32(t->plan.n_local, sp.cand), ranked = sp.cand - local, keep = ranked, P = t->layout.tokens;
     uint32_t unit = t->plan.mean_tokens;
-    kv_score_input in = score_input(t, src, head, sp);
-    kv_score_finish(in.policy, in.sums, in.stride, in.group, in.n_keys, in.cand0, in.n_cand, j->score, in.scratch);
+    float *score = j->score + (t->plan.by_scores ? (size_t)head * j->keys : 0);
+    if (!t->plan.by_scores) score_stream(t, src, head, sp, score);
     if (!t->plan.global)
         keep = unit = min_u32(kv_plan_keep(&t->plan, P, j->layer, t->s->seq->layer_first[j->layer] + head), ranked);
     size_t slot = t->plan.global ? head : 0;
@@ -133,7 +154,21 @@ static cut cut_stream(kv_job_target *t, const kv_run_source *src, uint32_t head,
     return (cut){
         .order = order,
         .pages = pages,
-        .n = kv_cut_pages(j->score, sp.cand, local, keep, P, t->plan.global, unit, order, pages, j->cut_scratch)};
+        .n = kv_cut_pages(score, sp.cand, local, keep, P, t->plan.global, unit, order, pages, j->cut_scratch)};
+}
+
+/* Counts of the layer's streams, where their scores decide them. */
+static void settle_counts(kv_job_target *t) {
+    kv_job *j = t->j;
+    uint32_t n_kv = j->e->m->hp.n_kv;
+    for (uint32_t h = 0; h < n_kv; h++) {
+        kv_run_source src = run_of(t, h);
+        span sp = span_of(t, src.st);
+        assert(sp.cand == t->plan.n_candidates);
+        score_stream(t, &src, h, sp, j->score + (size_t)h * j->keys);
+    }
+    kv_plan_settle(&t->plan, &t->policy, t->layout.tokens, j->layer, t->s->seq->layer_first[j->layer], n_kv, j->score,
+                   j->keys, j->settle_scratch);
 }
 
 static kv_status seal_cut(kv_job_target *t, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp,
@@ -146,7 +181,7 @@ static kv_status seal_cut(kv_job_target *t, kv_sealer *se, const kv_run_source *
                           p->local ? KV_PAGE_LOCAL : KV_PAGE_SCORED, q2, err);
 }
 
-/* Uniform and pyramid budgets: a stream's pages are known at once. */
+/* Budgets that are not global: a stream's pages are known at once. */
 static kv_status seal_ranked(kv_job_target *t, kv_sealer *se, const kv_run_source *src, uint32_t head, span sp,
                              const float *q2, kv_error *err) {
     cut c = cut_stream(t, src, head, sp);
@@ -202,23 +237,6 @@ static kv_status seal_survivors(kv_job_target *t, kv_sealer *se, const kv_run_so
     return KVIST_OK;
 }
 
-static bool sinks_unsealed(const kv_stream *st) { return st->n_handles == 0 && st->tail_pos == 0; }
-
-static span span_of(const kv_job_target *t, const kv_stream *st) {
-    uint32_t run = st->tail_len + t->j->n_rows;
-    span sp = {.sink = sinks_unsealed(st) ? min_u32(t->lp.sink, run) : 0};
-    sp.recent = min_u32(t->lp.recent, run - sp.sink);
-    sp.cand = run - sp.sink - sp.recent;
-    return sp;
-}
-
-static kv_run_source run_of(const kv_job_target *t, uint32_t head) {
-    const kv_job *j = t->j;
-    const kv_hparams *hp = &j->e->m->hp;
-    return kv_run_source_of(t->s->seq, kv_seq_stream(t->s->seq, j->layer, head),
-                            j->kf + (size_t)head * j->n_rows * hp->dk, j->vf + (size_t)head * j->n_rows * hp->dv);
-}
-
 static kv_status evict_stream(kv_job_target *t, kv_sealer *se, uint32_t head, kv_error *err) {
     kv_run_source src = run_of(t, head);
     span sp = span_of(t, src.st);
@@ -245,6 +263,7 @@ static kv_status evict_layer(kv_job_target *t, kv_sealer *se, kv_error *err) {
         begin_masses(t, h, sp);
         if (t->plan.global) KV_TRY(offer_pages(t, &src, h, sp, err));
     }
+    if (t->plan.by_scores) settle_counts(t);
     if (t->plan.global) {
         const kv_gsel_drop *drops;
         uint32_t n;

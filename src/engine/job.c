@@ -105,29 +105,46 @@ static kv_status alloc_rows(kv_job *j, kv_error *err) {
     return st;
 }
 
+static kv_status alloc_foresight(kv_job *j, kv_error *err) {
+    const kv_hparams *hp = &j->e->m->hp;
+    kv_status st = KVIST_OK;
+    kv_score_moments *moments = charged_alloc(j, hp->n_q * sizeof *moments, true, err, &st);
+    j->foresight.moments = moments;
+    j->foresight_floats =
+        charged_alloc(j, kv_foresee_floats(hp, j->stride) * sizeof(float), true, err, &st);
+    if (!st) kv_foresee_open(j, j->foresight_floats, moments);
+    return st;
+}
+
 /* What every target's compression uses in its turn, and the sums of the layer that needs most of them. */
 static kv_status alloc_scoring(kv_job *j, kv_error *err) {
     const kv_hparams *hp = &j->e->m->hp;
     kv_status st = KVIST_OK;
     size_t keys = j->keys, sums = 0, mass = 0, heads = 1, one = hp->n_q * j->stride * sizeof(float);
-    for (uint32_t i = 0; i < j->n_targets; i++)
+    bool foresees = false, settles = false;
+    for (uint32_t i = 0; i < j->n_targets; i++) {
         if (j->targets[i].plan.global) heads = hp->n_kv;
+        settles |= j->targets[i].plan.by_scores;
+    }
     for (j->layer = 0; j->layer < hp->n_layers; j->layer++) {
         kv_job_plan_passes(j);
         if (j->n_sums > sums) sums = j->n_sums;
         if (j->n_mass > mass) mass = j->n_mass;
+        foresees |= j->foresight.wanted;
     }
     j->layer = 0;
     if (sums) j->sums = charged_alloc(j, sums * one, false, err, &st);
     j->mass = charged_alloc(j, mass * one, false, err, &st);
     j->sink_mass = charged_alloc(j, mass * hp->n_q * sizeof(float), false, err, &st);
-    j->score = charged_alloc(j, keys * sizeof(float), false, err, &st);
+    j->score = charged_alloc(j, (settles ? hp->n_kv : 1) * keys * sizeof(float), false, err, &st);
     j->score_scratch = charged_alloc(j, 2 * keys * sizeof(float), false, err, &st);
     j->price = charged_alloc(j, j->cap_cuts * sizeof(float), false, err, &st);
     j->order = charged_alloc(j, heads * keys * sizeof(uint32_t), false, err, &st);
     j->cuts = charged_alloc(j, heads * j->cap_cuts * sizeof(kv_page_plan), false, err, &st);
     j->cut_scratch = charged_alloc(j, kv_cut_scratch((uint32_t)keys), false, err, &st);
-    return st;
+    if (settles)
+        j->settle_scratch = charged_alloc(j, kv_plan_settle_scratch((uint32_t)keys, hp->n_kv), false, err, &st);
+    return st || !foresees ? st : alloc_foresight(j, err);
 }
 
 /* Pages that a stream of a layer may offer to the global selection. */
@@ -274,6 +291,9 @@ void kv_job_free(kv_job **pj) {
     kv_free64(j->order);
     kv_free64(j->cuts);
     kv_free64(j->cut_scratch);
+    kv_free64(j->settle_scratch);
+    kv_free64(j->foresight.moments);
+    kv_free64(j->foresight_floats);
     kv_pool_discharge(j->e->pool, j->charged);
     kv_free(j);
 }

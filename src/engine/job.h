@@ -11,6 +11,7 @@
 #define KV_ENGINE_JOB_H
 
 #include "engine/engine.h"
+#include "engine/sealer.h"
 
 /* One page that a global selection may still drop. */
 typedef struct kv_job_page {
@@ -34,6 +35,15 @@ typedef struct kv_job_pass {
     float *sums, *mass; /* [n_q][stride] */
     float *sink_mass;   /* [n_q] */
 } kv_job_pass;
+
+/* Moments of the present layer's queries, for scores that foresee queries (foresee.c). */
+typedef struct kv_foresight {
+    bool wanted;                            /* by some target's score of the present layer */
+    kv_score_moments *moments;              /* [n_q] */
+    float *sums;                            /* what the moments point to */
+    float *linear, *square, *logits;        /* of one KV head: [group][dk], [group][dk][dk], [group][stride] */
+    float *cos, *sin;                       /* [n_rot / 2] mean rotation ahead */
+} kv_foresight;
 
 /* One session of the job: its policy, and what the present layer's compression needs of it. */
 typedef struct kv_job_target {
@@ -74,13 +84,16 @@ struct kv_job {
     uint32_t n_passes, n_sums, n_mass;
     float *sums, *mass; /* [n_sums or n_mass of the neediest layer][n_q][stride] */
     float *sink_mass;   /* [n_mass][n_q] */
+    kv_foresight foresight;
+    float *foresight_floats;
     /* Scratch of one target's compression after the other. order and cuts have room for all heads of a layer where a
-     * selection is global (it settles once all were cut), for one elsewhere. */
+     * selection is global (it settles once all were cut), score where a layer's scores decide the counts, for one
+     * elsewhere. */
     float *score, *score_scratch, *price;
     uint32_t *order;    /* [heads][keys] */
     kv_page_plan *cuts; /* [heads][cap_cuts] */
     uint32_t cap_cuts;
-    void *cut_scratch;
+    void *cut_scratch, *settle_scratch;
     uint64_t charged;
     double score_seconds, seal_seconds; /* of the step just made, all targets */
 };
@@ -98,6 +111,16 @@ void kv_job_begin_passes(kv_job *j);
 void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c);
 /* First row of the sync that a pass of the layer looks at; n_rows: none. */
 uint32_t kv_job_first_scored(const kv_job *j);
+
+/* ---- foresee.c: moments of queries */
+size_t kv_foresee_floats(const kv_hparams *hp, size_t stride); /* room that open takes */
+/* floats and moments[n_q] are the job's. */
+void kv_foresee_open(kv_job *j, float *floats, kv_score_moments *moments);
+void kv_foresee_begin(kv_job *j); /* of a layer */
+/* Queries before RoPE of rows [row0, row0 + n) are in the forward buffers. */
+void kv_foresee_rows(kv_job *j, uint32_t row0, uint32_t n);
+/* [group][stride] logits of a stream's run; until the next call. */
+const float *kv_foresee_logits(kv_job *j, const kv_run_source *run, uint32_t head);
 
 /* ---- compress.c: seals and evicts one target's streams of the present layer; finishes masses after the last layer */
 kv_status kv_job_compress_layer(kv_job_target *t, kv_error *err);

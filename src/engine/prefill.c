@@ -31,6 +31,7 @@ static void embed_rows(kv_job *j) {
 static kv_status begin_layer(kv_job *j, kv_error *err) {
     kv_job_plan_passes(j);
     kv_job_begin_passes(j);
+    kv_foresee_begin(j);
     for (uint32_t i = 0; i < j->n_targets; i++)
         KV_TRY(kv_layer_layout(j->e->m, &j->targets[i].lp, j->layer, &j->targets[i].layout, err));
     return KVIST_OK;
@@ -61,7 +62,9 @@ static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
     const kv_layer *l = &m->layers[j->layer];
     float *x = j->x + (size_t)row0 * hp->n_embd;
     for (uint32_t r = 0; r < n; r++) f->positions[r] = j->start + row0 + r;
-    kv_part_qkv(f, l, x, n);
+    kv_part_project(f, l, x, n);
+    kv_foresee_rows(j, row0, n);
+    kv_part_rotate(f, n);
     ops->kv_to_f16(f->ex, f->k, f->v, n, hp->n_kv, hp->dk, hp->dv, row0, j->n_rows, j->kf, j->vf);
     if (row0 < j->q2_rows)
         ops->q_squares(f->ex, f->q, min_u32(n, j->q2_rows - row0), hp->n_q, hp->n_kv, hp->dk,

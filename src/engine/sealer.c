@@ -31,13 +31,14 @@ static void gather(const kv_run_source *src, uint32_t token, uint16_t *k, uint16
         return;
     }
     uint32_t r = token - src->tail;
-    memcpy(k, src->k + (size_t)r * src->dk, src->dk * sizeof *k);
-    memcpy(v, src->v + (size_t)r * src->dv, src->dv * sizeof *v);
+    if (k) memcpy(k, src->k + (size_t)r * src->dk, src->dk * sizeof *k);
+    if (v) memcpy(v, src->v + (size_t)r * src->dv, src->dv * sizeof *v);
 }
 
 void kv_run_rows(const void *run, uint32_t first, uint32_t n, uint16_t *k, uint16_t *v) {
     const kv_run_source *src = run;
-    for (uint32_t i = 0; i < n; i++) gather(src, first + i, k + (size_t)i * src->dk, v + (size_t)i * src->dv);
+    for (uint32_t i = 0; i < n; i++)
+        gather(src, first + i, k ? k + (size_t)i * src->dk : NULL, v ? v + (size_t)i * src->dv : NULL);
 }
 
 kv_status kv_sealer_page(kv_sealer *se, const kv_run_source *src, const kv_page_layout *lay, uint32_t at,

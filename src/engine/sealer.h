@@ -16,7 +16,7 @@ typedef struct kv_run_source {
     uint32_t tail, dk, dv;
 } kv_run_source;
 kv_run_source kv_run_source_of(const kv_seq *seq, kv_stream *st, const uint16_t *k, const uint16_t *v);
-/* Copies tokens [first, first + n) of a run out: k[n][dk], v[n][dv] f16. run: a kv_run_source (kv_score_input.rows). */
+/* Copies tokens [first, first + n) of a run out: k[n][dk], v[n][dv] f16; either may be NULL. run: a kv_run_source (kv_score_input.rows). */
 void kv_run_rows(const void *run, uint32_t first, uint32_t n, uint16_t *k, uint16_t *v);
 
 typedef struct kv_sealer {

@@ -53,11 +53,13 @@ static void add_target(kv_job *j, kv_job_target *t) {
 
 void kv_job_plan_passes(kv_job *j) {
     j->n_passes = j->n_sums = j->n_mass = 0;
+    j->foresight.wanted = false;
     for (uint32_t i = 0; i < j->n_targets; i++) {
         kv_job_target *t = &j->targets[i];
         kv_policy_layer(&t->policy, j->layer, &t->lp);
         if (!t->plan.evict) continue;
         kv_score_needs(&t->lp, &t->need);
+        j->foresight.wanted |= t->need.forms;
         t->mass_rows = min_u32(j->n_rows, t->need.window ? t->need.window : MASS_WINDOW);
         add_target(j, t);
     }

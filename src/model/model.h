@@ -107,8 +107,10 @@ kv_status kv_forward_init(kv_forward *f, const kv_model *m, const kv_exec_params
 void kv_forward_free(kv_forward *f);
 
 /* Layer parts. x[rows][n_embd] is the residual stream; positions in f->positions. */
-void kv_part_qkv(kv_forward *f, const kv_layer *l, const float *x,
-                 uint32_t rows); /* norm, projections, QK norm, RoPE → f->q, k, v */
+void kv_part_project(kv_forward *f, const kv_layer *l, const float *x,
+                     uint32_t rows);            /* norm, projections, QK norm → f->q, k, v */
+void kv_part_rotate(kv_forward *f, uint32_t rows); /* RoPE of f->q, k */
+void kv_part_qkv(kv_forward *f, const kv_layer *l, const float *x, uint32_t rows); /* both */
 void kv_part_attn_out(kv_forward *f, const kv_layer *l, float *x, uint32_t rows); /* x += f->att · woᵀ */
 void kv_part_ffn(kv_forward *f, const kv_layer *l, float *x,
                  uint32_t rows); /* x += down(silu(gate(n(x))) * up(n(x))) */

@@ -7,7 +7,7 @@
  */
 #include "policy/plan.h"
 
-#include "base/half.h"
+#include "policy/rank.h"
 
 #include <math.h>
 #include <string.h>
@@ -20,13 +20,6 @@ typedef struct item {
 } item;
 
 size_t kv_cut_scratch(uint32_t n_cand) { return (size_t)n_cand * (2 * sizeof(item) + 1) + 8; }
-
-/* Smaller key = ranked higher; NaN last; -0 = +0. */
-static uint32_t rank_key(float f) {
-    if (f != f) return UINT32_MAX;
-    uint32_t u = kv_f32_bits(f == 0 ? 0.0f : f);
-    return u & 0x80000000u ? u : 0x7fffffffu - u;
-}
 
 _Static_assert((32 + RADIX_BITS - 1) / RADIX_BITS % 2 == 1, "kv_cut_rest finds the ranking in the second array");
 
@@ -82,7 +75,7 @@ uint32_t kv_cut_pages(const float *score, uint32_t n_cand, uint32_t n_local, uin
     if (keep > n_ranked) keep = n_ranked;
     item *a = scratch, *b = a + n_cand;
     uint8_t *tier = (uint8_t *)(b + n_cand); /* 0: evicted, else tier + 1 */
-    for (uint32_t i = 0; i < n_ranked; i++) a[i] = (item){rank_key(score[i]), i};
+    for (uint32_t i = 0; i < n_ranked; i++) a[i] = (item){kv_rank_key(score[i]), i};
     a = radix_sort(a, b, n_ranked);
     uint64_t unit = global ? (uint64_t)m * 4 : keep;
     uint32_t ends[4] = {whole_pages(unit / 8, page_tokens, keep), whole_pages(unit / 4, page_tokens, keep),

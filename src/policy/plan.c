@@ -109,6 +109,7 @@ static uint32_t kept_candidates(const planner *pl) {
     const kv_plan *out = pl->out;
     double all = p->budget_kind == KV_BUDGET_KEEP   ? (double)fraction(p->budget, pl->own) + pl->carried
                  : p->budget_kind == KV_BUDGET_RATE ? (double)fraction(1 / p->budget, pl->own) + pl->carried
+                 : p->budget_kind == KV_BUDGET_MASS ? (double)pl->in->n_unsealed /* scores say how many of them */
                                                     : p->budget - floor(stored_before(pl));
     double rest = all - out->n_sink - out->n_recent;
     uint32_t k = rest <= 0 ? 0 : rest >= out->n_candidates ? out->n_candidates : (uint32_t)rest;
@@ -146,6 +147,7 @@ static void plan_counts(const planner *pl) {
         for (uint32_t h = 0; h < in->layers[l].n_streams; h++) out->pages[s++] = div_up(heavy, p) + local_pages;
     }
     out->mean_tokens = max_u32(k, 1);
+    out->evict |= in->policy->budget_kind == KV_BUDGET_MASS;
     if (!out->evict)
         keep_all(pl);
     else if (pl->alloc->global)
@@ -312,6 +314,20 @@ static void plan_share(const planner *pl) {
     note_share(pl, target, fixed, fixed + used * page_cost(pl));
 }
 
+/* Counts that scores will decide: equal ones until then. */
+static kv_status open_keep(const planner *pl, kv_error *err) {
+    kv_plan *out = pl->out;
+    if (!out->evict || !pl->alloc->settle) return KVIST_OK;
+    out->keep = kv_calloc(pl->n_streams ? pl->n_streams : 1, sizeof *out->keep);
+    if (!out->keep) KV_FAIL(err, MEMORY, "no memory for the plan of %u streams", pl->n_streams);
+    for (uint32_t l = 0, s = 0; l < pl->in->n_layers; l++)
+        for (uint32_t h = 0; h < pl->in->layers[l].n_streams; h++, s++)
+            out->keep[s] = kv_plan_keep(out, pl->in->layers[l].page_tokens, l, s);
+    out->by_scores = true;
+    out->least = pl->in->first && !out->n_sink && !out->n_recent && !out->n_local;
+    return KVIST_OK;
+}
+
 kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) {
     *out = (kv_plan){.share_met = true};
     planner pl;
@@ -334,18 +350,22 @@ kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) {
         for (uint32_t s = 0; s < pl.n_streams && !out->global; s++) budget += out->pages[s];
         out->guard_pages = kv_guard_limit(in->policy->guard_max, budget);
     }
-    return KVIST_OK;
+    kv_status st = open_keep(&pl, err);
+    if (st) kv_plan_free(out);
+    return st;
 }
 
 void kv_plan_free(kv_plan *p) {
     kv_free(p->tokens);
     kv_free(p->pages);
+    kv_free(p->keep);
     *p = (kv_plan){0};
 }
 
 uint32_t kv_plan_keep(const kv_plan *p, uint32_t page_tokens, uint32_t layer, uint32_t stream) {
     uint32_t all = p->n_candidates - p->n_local;
     if (!p->evict || p->global) return all;
+    if (p->by_scores) return p->keep[stream];
     if (!p->by_pages) return min_u32(all, p->tokens[layer] - p->n_local);
     uint64_t ranked = (uint64_t)(p->pages[stream] - div_up(p->n_local, page_tokens)) * page_tokens;
     return ranked < all ? (uint32_t)ranked : all;

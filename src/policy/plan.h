@@ -6,7 +6,7 @@
 #ifndef KV_POLICY_PLAN_H
 #define KV_POLICY_PLAN_H
 
-#include "policy/policy.h"
+#include "policy/scores.h"
 
 /* What a layer's streams look like at the compression point. All streams of a layer are alike here. */
 typedef struct kv_plan_layer {
@@ -48,6 +48,9 @@ typedef struct kv_plan {
     uint32_t floor_pages;  /* global: kept in every stream whatever their price */
     uint32_t mean_tokens;  /* global: mean budget of a stream, for the tiers */
     uint64_t guard_pages;  /* pages the guard may add over all streams; 0: none */
+    bool by_scores;        /* a layer's scores decide its streams' counts (kv_plan_settle); equal until then */
+    uint32_t least;        /* by_scores: ranked tokens that every stream keeps, as far as it has them */
+    uint32_t *keep;        /* by_scores: [n_streams_total] ranked tokens a stream keeps */
     bool by_pages;         /* share: pages[] is the budget, a stream's kept tokens fill its pages (kv_plan_keep) */
     bool share_met;
     char share_note[128];
@@ -61,6 +64,14 @@ void kv_plan_free(kv_plan *p);
 /* How many ranked candidates (local ones not counted) a stream pages: `keep` of kv_cut_pages. stream: index over all
  * layers; page_tokens: the layer's. global: all of them, kv_gsel chooses. */
 uint32_t kv_plan_keep(const kv_plan *p, uint32_t page_tokens, uint32_t layer, uint32_t stream);
+/*
+ * by_scores: counts of a layer's streams first_stream .. first_stream + n_streams - 1 from the scores of their ranked
+ * candidates, score[h * stride + i], i < n_candidates - n_local: sets keep[] and pages[]. by_pages: the layer's pages
+ * are given out whole: those that a stream's count fills, what is left one each in head order.
+ */
+size_t kv_plan_settle_scratch(uint32_t n_candidates, uint32_t n_streams);
+void kv_plan_settle(kv_plan *p, const kv_policy *policy, uint32_t page_tokens, uint32_t layer, uint32_t first_stream,
+                    uint32_t n_streams, const float *score, size_t stride, void *scratch);
 
 /* One page to seal: candidates order[first .. first+n), ascending positions, of one tier. */
 typedef struct kv_page_plan {
@@ -121,32 +132,5 @@ kv_status kv_gsel_add_guarded(kv_gsel *g, uint32_t layer, uint32_t head, const f
 kv_status kv_gsel_settle(kv_gsel *g, const kv_gsel_drop **drops, uint32_t *n_drops, kv_error *err) KV_WARN_UNUSED;
 /* The pages that stay for the guard only, in no order; after the last settle. Valid until the next call. */
 kv_status kv_gsel_extras(kv_gsel *g, const kv_gsel_drop **extras, uint32_t *n, kv_error *err) KV_WARN_UNUSED;
-
-/* All that a score may look at of one stream's f16 run (tail + new rows), built in one place (engine/compress.c). */
-typedef struct kv_score_input {
-    const kv_layer_policy *policy;
-    const float *sums; /* [group][stride] as kv_score_finish; NULL where the score needs no pass */
-    size_t stride;
-    uint32_t group, n_keys, cand0, n_cand;
-    /* Copies rows [first, first + n) of the run out as f16: k[n][dk] after RoPE, v[n][dv]. */
-    void (*rows)(const void *run, uint32_t first, uint32_t n, uint16_t *k, uint16_t *v);
-    const void *run;
-    uint32_t dk, dv;
-    float *scratch; /* [2 * n_keys] */
-} kv_score_input;
-
-/*
- * Turns raw column sums into a stream's scores (policy/score/): score[n_keys] over the f16 run (tail + new rows).
- *   sums[group][stride]: per query head sums of p (attn, vote) or p^2 (vote2) over the rows the score asks for.
- *   n_keys keys, of which [cand0, cand0 + n_cand) are candidates. position: score = index.
- */
-void kv_score_finish(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys,
-                     uint32_t cand0, uint32_t n_cand, float *score /* [n_cand] */, float *scratch /* [2 * n_keys] */);
-/* Which rows a score wants: all (attn) or the last `window`; and whether p or p^2; and whether any pass is needed. */
-typedef struct kv_score_need {
-    bool pass, all_rows, square;
-    uint32_t window, stride;
-} kv_score_need;
-void kv_score_needs(const kv_layer_policy *p, kv_score_need *out);
 
 #endif

@@ -19,18 +19,19 @@
 #define POOL_MAX 1023.0
 
 const char *const kv_policy_key_names[KV_KEYS] = {
-    [KV_KEY_SCORE] = "score",   [KV_KEY_WINDOW] = "window", [KV_KEY_POOL] = "pool",
-    [KV_KEY_STRIDE] = "stride", [KV_KEY_FORMAT] = "format", [KV_KEY_SINK] = "sink",
-    [KV_KEY_RECENT] = "recent", [KV_KEY_ALLOC] = "alloc",   [KV_KEY_DELTA] = "delta",
-    [KV_KEY_FLOOR] = "floor",   [KV_KEY_KEEP] = "keep",     [KV_KEY_TOKENS] = "tokens",
-    [KV_KEY_RATE] = "rate",     [KV_KEY_SHARE] = "share",   [KV_KEY_LOCAL] = "local",
-    [KV_KEY_WHEN] = "when",     [KV_KEY_GUARD] = "guard",   [KV_KEY_GUARD_MAX] = "guard_max",
+    [KV_KEY_SCORE] = "score",         [KV_KEY_WINDOW] = "window", [KV_KEY_POOL] = "pool",
+    [KV_KEY_STRIDE] = "stride",       [KV_KEY_FORMAT] = "format", [KV_KEY_SINK] = "sink",
+    [KV_KEY_RECENT] = "recent",       [KV_KEY_ALLOC] = "alloc",   [KV_KEY_DELTA] = "delta",
+    [KV_KEY_FLOOR] = "floor",         [KV_KEY_KEEP] = "keep",     [KV_KEY_TOKENS] = "tokens",
+    [KV_KEY_RATE] = "rate",           [KV_KEY_SHARE] = "share",   [KV_KEY_MASS] = "mass",
+    [KV_KEY_LOCAL] = "local",         [KV_KEY_WHEN] = "when",     [KV_KEY_GUARD] = "guard",
+    [KV_KEY_GUARD_MAX] = "guard_max",
 };
 
-/* Words of the contract's open lists that no build has yet: a clear refusal instead of "unknown". */
-static const char *const open_scores[] = {"knorm", "random", "tova"};
-static const char *const open_allocs[] = {"head", "mass"};
-static const char *const open_presets[] = {"pyramidkv", "adakv"};
+#define BUDGETS                                                                                                        \
+    (kv_key_bit(KV_KEY_KEEP) | kv_key_bit(KV_KEY_TOKENS) | kv_key_bit(KV_KEY_RATE) | kv_key_bit(KV_KEY_SHARE) |        \
+     kv_key_bit(KV_KEY_MASS))
+enum { NAMES = 128 }; /* room for a list of scores or allocators in a message */
 
 /* A piece of the text. */
 typedef struct slice {
@@ -41,13 +42,6 @@ typedef struct slice {
 #define SHOW(s) (int)((s).len < 60 ? (s).len : 60), (s).at
 
 static bool is(slice s, const char *word) { return s.len == strlen(word) && !memcmp(s.at, word, s.len); }
-
-static bool is_one_of(slice s, const char *const *words, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (is(s, words[i])) return true;
-    return false;
-}
-#define IS_ONE_OF(s, words) is_one_of((s), (words), sizeof(words) / sizeof *(words))
 
 /* Cuts the text before the first `mark` off *rest; false when *rest is used up. "a," gives "a" and "". */
 static bool next(slice *rest, char mark, slice *out) {
@@ -79,11 +73,10 @@ static kv_status count(const char *key, slice text, double min, double max, uint
 
 static kv_status set_score(slice v, kv_layer_policy *p, kv_error *err) {
     const kv_score_method *m = kv_score_find(v.at, v.len);
-    if (!m && IS_ONE_OF(v, open_scores))
-        KV_FAIL(err, POLICY, "policy key 'score': '%.*s' is not built yet (built: attn, vote, vote2, position)",
-                SHOW(v));
+    char names[NAMES];
     if (!m)
-        KV_FAIL(err, POLICY, "policy key 'score': '%.*s' is not known (built: attn, vote, vote2, position)", SHOW(v));
+        KV_FAIL(err, POLICY, "policy key 'score': '%.*s' is not known (built: %s)", SHOW(v),
+                kv_score_names(names, sizeof names, false));
     kv_policy_set_score(p, m->id);
     return KVIST_OK;
 }
@@ -116,7 +109,7 @@ static kv_status set_layer_key(uint32_t key, slice v, kv_layer_policy *p, kv_err
 
 static kv_status set_budget(uint32_t key, slice v, kv_policy *p, kv_error *err) {
     const char *name = kv_policy_key_names[key];
-    static const uint8_t kinds[] = {KV_BUDGET_KEEP, KV_BUDGET_TOKENS, KV_BUDGET_RATE, KV_BUDGET_SHARE};
+    static const uint8_t kinds[] = {KV_BUDGET_KEEP, KV_BUDGET_TOKENS, KV_BUDGET_RATE, KV_BUDGET_SHARE, KV_BUDGET_MASS};
     p->budget_kind = kinds[key - KV_KEY_KEEP];
     switch (key) {
     case KV_KEY_TOKENS:
@@ -130,9 +123,10 @@ static kv_status set_budget(uint32_t key, slice v, kv_policy *p, kv_error *err) 
 
 static kv_status set_alloc(slice v, kv_policy *p, kv_error *err) {
     const kv_alloc_method *m = kv_alloc_find(v.at, v.len);
-    if (!m && IS_ONE_OF(v, open_allocs))
-        KV_FAIL(err, POLICY, "policy key 'alloc': '%.*s' is not built yet (built: uniform, pyramid, global)", SHOW(v));
-    if (!m) KV_FAIL(err, POLICY, "policy key 'alloc': '%.*s' is not known (built: uniform, pyramid, global)", SHOW(v));
+    char names[NAMES];
+    if (!m)
+        KV_FAIL(err, POLICY, "policy key 'alloc': '%.*s' is not known (built: %s)", SHOW(v),
+                kv_alloc_names(names, sizeof names));
     p->alloc = m->id;
     return KVIST_OK;
 }
@@ -190,13 +184,14 @@ static kv_status read_key(slice item, uint32_t *seen, uint32_t *key, slice *valu
     if (k == KV_KEYS)
         KV_FAIL(err, POLICY,
                 "policy key '%.*s' is not known (score window pool stride alloc delta floor keep tokens rate share "
-                "format sink recent local when "
+                "mass format sink recent local when "
                 "guard guard_max)",
                 SHOW(name));
     if (*seen & kv_key_bit(k)) KV_FAIL(err, POLICY, "policy key '%s' is given twice", kv_policy_key_names[k]);
-    for (uint32_t b = KV_KEY_KEEP; b <= KV_KEY_SHARE && k >= KV_KEY_KEEP && k <= KV_KEY_SHARE; b++)
+    for (uint32_t b = KV_KEY_KEEP; b <= KV_KEY_MASS && k >= KV_KEY_KEEP && k <= KV_KEY_MASS; b++)
         if (*seen & kv_key_bit(b))
-            KV_FAIL(err, POLICY, "policy keys '%s' and '%s' are both budgets: give one of keep, tokens, rate, share",
+            KV_FAIL(err, POLICY,
+                    "policy keys '%s' and '%s' are both budgets: give one of keep, tokens, rate, share, mass",
                     kv_policy_key_names[b], kv_policy_key_names[k]);
     *seen |= kv_key_bit(k);
     *key = k;
@@ -264,16 +259,32 @@ static kv_status read_override(slice section, kv_policy *p, kv_error *err) {
     return KVIST_OK;
 }
 
+/* alloc=mass compares sums of a score: fractions of an attention mass. */
+static kv_status check_mass(const kv_policy *p, kv_error *err) {
+    char names[NAMES];
+    if (p->budget_kind == KV_BUDGET_MASS && p->alloc != KV_ALLOC_MASS)
+        KV_FAIL(err, POLICY, "policy key 'mass': the budget of alloc=mass, not of alloc=%s",
+                kv_alloc_at(p->alloc)->name);
+    if (!kv_alloc_at(p->alloc)->masses) return KVIST_OK;
+    for (uint32_t i = 0; i <= p->n_overrides; i++) {
+        if (i && !(p->over[i - 1].set & kv_key_bit(KV_KEY_SCORE))) continue;
+        const kv_score_method *m = kv_score_at(i ? p->over[i - 1].v.score : p->base.score);
+        if (!m->mass)
+            KV_FAIL(err, POLICY, "policy key 'alloc': '%s' needs a score that is an attention mass (%s), not %s",
+                    kv_alloc_at(p->alloc)->name, kv_score_names(names, sizeof names, true), m->name);
+    }
+    return KVIST_OK;
+}
+
 /* What only the whole tells. */
 static kv_status check(const kv_policy *p, const kv_preset *preset, uint32_t seen, kv_error *err) {
-    bool budget_given = seen & (kv_key_bit(KV_KEY_KEEP) | kv_key_bit(KV_KEY_TOKENS) | kv_key_bit(KV_KEY_RATE) |
-                                kv_key_bit(KV_KEY_SHARE));
-    if (budget_given && preset->policy.budget_kind == KV_BUDGET_ALL && !(seen & kv_key_bit(KV_KEY_SCORE)))
-        KV_FAIL(err, POLICY,
-                "nothing is evicted by '%s': a budget needs to know what to keep; add score= (attn, vote, vote2, "
-                "position) or take a preset that "
-                "evicts (streaming, snapkv, h2o, minikv, kvcompress)",
-                preset->name);
+    char names[NAMES];
+    if ((seen & BUDGETS) && preset->policy.budget_kind == KV_BUDGET_ALL && !(seen & kv_key_bit(KV_KEY_SCORE)))
+        KV_FAIL(
+            err, POLICY,
+            "nothing is evicted by '%s': a budget needs to know what to keep; add score= (%s) or take a preset that "
+            "evicts (streaming, snapkv, h2o, minikv, kvcompress and more)",
+            preset->name, kv_score_names(names, sizeof names, false));
     double kept = p->budget_kind == KV_BUDGET_KEEP     ? p->budget
                   : p->budget_kind == KV_BUDGET_RATE   ? 1 / p->budget
                   : p->budget_kind == KV_BUDGET_TOKENS ? p->budget
@@ -284,29 +295,63 @@ static kv_status check(const kv_policy *p, const kv_preset *preset, uint32_t see
     return KVIST_OK;
 }
 
+/* A text in its parts: the preset, its keys, the rest from the first ';'. */
+typedef struct parts {
+    const kv_preset *preset;
+    uint32_t seen;
+    slice values[KV_KEYS], rest;
+} parts;
+
+static kv_status read_parts(slice text, parts *out, kv_error *err) {
+    slice head = {0}, name = {0};
+    *out = (parts){.rest = text};
+    (void)next(&out->rest, ';', &head);
+    (void)next(&head, ',', &name);
+    out->preset = kv_preset_find(name.at, name.len);
+    if (!out->preset && memchr(name.at, '=', name.len))
+        KV_FAIL(err, POLICY, "policy '%.*s' does not begin with a preset (%s)", SHOW(name), kv_policy_presets());
+    if (!out->preset) KV_FAIL(err, POLICY, "policy preset '%.*s' is not known (%s)", SHOW(name), kv_policy_presets());
+    return read_items(head, &out->seen, out->values, err);
+}
+
+/* `auto`: its table's preset and keys for the share; keys given beside it win. more: the table's own layers= parts. */
+static kv_status resolve_auto(parts *given, slice *more, kv_error *err) {
+    static const char share[] = KV_AUTO_SHARE;
+    parts row;
+    double x;
+    for (uint32_t k = KV_KEY_KEEP; k <= KV_KEY_MASS; k++)
+        if (k != KV_KEY_SHARE && given->values[k].at)
+            KV_FAIL(err, POLICY, "policy key '%s': auto chooses by share=, the fraction of the f16 cache's bytes",
+                    kv_policy_key_names[k]);
+    if (!given->values[KV_KEY_SHARE].at) given->values[KV_KEY_SHARE] = (slice){share, sizeof share - 1};
+    KV_TRY(number("share", given->values[KV_KEY_SHARE], 0, true, 1, false, &x, err));
+    const char *text = kv_auto_text(x);
+    KV_TRY(read_parts((slice){text, strlen(text)}, &row, err));
+    for (uint32_t k = 0; k < KV_KEYS; k++)
+        if (!given->values[k].at) given->values[k] = row.values[k];
+    given->preset = row.preset;
+    given->seen |= row.seen;
+    *more = row.rest;
+    return KVIST_OK;
+}
+
 kv_status kv_policy_parse(const char *text, kv_policy *out, kv_error *err) {
-    slice rest = {text ? text : "full", strlen(text ? text : "full")}, head = {0}, name = {0}, v = {0};
+    parts t;
+    slice more = {0}, v = {0};
     *out = (kv_policy){0};
     kv_policy p;
-    (void)next(&rest, ';', &head);
-    (void)next(&head, ',', &name);
-    const kv_preset *preset = kv_preset_find(name.at, name.len);
-    if (!preset && memchr(name.at, '=', name.len))
-        KV_FAIL(err, POLICY, "policy '%.*s' does not begin with a preset (%s)", SHOW(name), kv_policy_presets());
-    if (!preset && IS_ONE_OF(name, open_presets))
-        KV_FAIL(err, POLICY, "policy preset '%.*s' is not built yet (%s)", SHOW(name), kv_policy_presets());
-    if (!preset) KV_FAIL(err, POLICY, "policy preset '%.*s' is not known (%s)", SHOW(name), kv_policy_presets());
-    kv_preset_policy(preset, &p);
-    uint32_t seen = 0;
-    slice values[KV_KEYS] = {{0}};
-    KV_TRY(read_items(head, &seen, values, err));
+    KV_TRY(read_parts((slice){text ? text : "full", strlen(text ? text : "full")}, &t, err));
+    if (!strcmp(t.preset->name, KV_PRESET_AUTO)) KV_TRY(resolve_auto(&t, &more, err));
+    kv_preset_policy(t.preset, &p);
     for (uint32_t k = 0; k < KV_KEY_LOCAL; k++)
-        if (values[k].at) KV_TRY(set_key(k, values[k], &p, err));
+        if (t.values[k].at) KV_TRY(set_key(k, t.values[k], &p, err));
     kv_policy_scale_local(&p);
     for (uint32_t k = KV_KEY_LOCAL; k < KV_KEYS; k++)
-        if (values[k].at) KV_TRY(set_key(k, values[k], &p, err));
-    KV_TRY(check(&p, preset, seen, err));
-    while (next(&rest, ';', &v)) KV_TRY(read_override(v, &p, err));
+        if (t.values[k].at) KV_TRY(set_key(k, t.values[k], &p, err));
+    KV_TRY(check(&p, t.preset, t.seen, err));
+    while (next(&more, ';', &v)) KV_TRY(read_override(v, &p, err));
+    while (next(&t.rest, ';', &v)) KV_TRY(read_override(v, &p, err));
+    KV_TRY(check_mass(&p, err));
     *out = p;
     return KVIST_OK;
 }
@@ -327,5 +372,6 @@ void kv_policy_layer(const kv_policy *p, uint32_t layer, kv_layer_policy *out) {
 
 bool kv_policy_evicts(const kv_policy *p) {
     if (p->budget_kind == KV_BUDGET_ALL) return false;
-    return !((p->budget_kind == KV_BUDGET_KEEP || p->budget_kind == KV_BUDGET_RATE) && p->budget == 1);
+    bool fraction = p->budget_kind == KV_BUDGET_KEEP || p->budget_kind == KV_BUDGET_RATE;
+    return !((fraction || p->budget_kind == KV_BUDGET_MASS) && p->budget == 1);
 }

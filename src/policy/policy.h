@@ -10,9 +10,29 @@
 
 #define KV_POLICY_MAX_OVERRIDES 8
 
-enum kv_budget_kind { KV_BUDGET_ALL, KV_BUDGET_KEEP, KV_BUDGET_TOKENS, KV_BUDGET_RATE, KV_BUDGET_SHARE };
-enum kv_score_id { KV_SCORE_POSITION, KV_SCORE_ATTN, KV_SCORE_VOTE, KV_SCORE_VOTE2, KV_SCORES };
-enum kv_alloc_id { KV_ALLOC_UNIFORM, KV_ALLOC_PYRAMID, KV_ALLOC_GLOBAL, KV_ALLOCS };
+enum kv_budget_kind {
+    KV_BUDGET_ALL,
+    KV_BUDGET_KEEP,
+    KV_BUDGET_TOKENS,
+    KV_BUDGET_RATE,
+    KV_BUDGET_SHARE,
+    KV_BUDGET_MASS
+};
+enum kv_score_id {
+    KV_SCORE_POSITION,
+    KV_SCORE_ATTN,
+    KV_SCORE_VOTE,
+    KV_SCORE_VOTE2,
+    KV_SCORE_VOTEV,
+    KV_SCORE_VOTE2V,
+    KV_SCORE_TOVA,
+    KV_SCORE_KNORM,
+    KV_SCORE_KEYDIFF,
+    KV_SCORE_EXPECTED,
+    KV_SCORE_RANDOM,
+    KV_SCORES
+};
+enum kv_alloc_id { KV_ALLOC_UNIFORM, KV_ALLOC_PYRAMID, KV_ALLOC_GLOBAL, KV_ALLOC_HEAD, KV_ALLOC_MASS, KV_ALLOCS };
 
 typedef struct kv_layer_policy {
     uint8_t format; /* pair; format of sealed pages */
@@ -27,7 +47,7 @@ typedef struct kv_policy {
     const char *preset; /* static */
     uint8_t alloc;      /* enum kv_alloc_id */
     uint8_t budget_kind;
-    double budget; /* fraction, tokens, rate or share */
+    double budget; /* fraction, tokens, rate, share or mass */
     double local;  /* newest tokens sealed and never evicted: fraction (< 1) of tokens, or tokens (>= 1); 0: none */
     double local_of_kept; /* share: local as a fraction of the tokens a stream keeps (the preset's local/keep); 0:
                              `local` says it */
@@ -43,7 +63,8 @@ typedef struct kv_policy {
     } over[KV_POLICY_MAX_OVERRIDES]; /* set: bit per key */
 } kv_policy;
 
-/* Parses "PRESET[,key=value...][;layers=A-B:key=value,...]". Error names the key and the offending text. */
+/* Parses "PRESET[,key=value...][;layers=A-B:key=value,...]". Error names the key and the offending text. `auto` becomes
+ * the preset and the keys that its table (auto.c) has for the share. */
 kv_status kv_policy_parse(const char *text, kv_policy *out, kv_error *err) KV_WARN_UNUSED;
 /* Canonical text: preset and every key that differs from it; parses back to the same policy. */
 void kv_policy_print(const kv_policy *p, char *buf, size_t cap);

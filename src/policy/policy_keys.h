@@ -22,6 +22,7 @@ enum kv_policy_key {
     KV_KEY_TOKENS,
     KV_KEY_RATE,
     KV_KEY_SHARE,
+    KV_KEY_MASS, /* the last budget */
     KV_KEY_LOCAL,
     KV_KEY_WHEN,
     KV_KEY_GUARD,

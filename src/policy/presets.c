@@ -16,38 +16,66 @@
 #define COMMON .delta = 7, .floor = .5, .guard_max = 2
 #define LAYER .window = 32, .stride = 1
 
+#define F16 .format = BOTH(KV_F16)
+
+/* Sources of the defaults: docs/policies.md, "Presets". */
 const kv_preset kv_presets[] = {
     {"full",
      "every token in f16; format= keeps every token in fewer bits",
-     {COMMON, .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_POSITION, .sink = 16, .recent = 64}}},
+     {COMMON, .base = {LAYER, F16, .score = KV_SCORE_POSITION, .sink = 16, .recent = 64}}},
+    {KV_PRESET_AUTO,
+     "the best known policy for a share of the f16 bytes (share=0.14)",
+     {COMMON, .base = {LAYER, F16, .score = KV_SCORE_POSITION, .sink = 16, .recent = 64}}},
     {"streaming",
      "StreamingLLM: sinks and the newest quarter",
      {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .25,
-      .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_POSITION, .sink = 4, .recent = 64}}},
+      .base = {LAYER, F16, .score = KV_SCORE_POSITION, .sink = 4, .recent = 64}}},
     {"kivi",
      "KIVI: every token in 2 bits, groups of 32",
      {COMMON, .base = {LAYER, .format = BOTH(KV_KIVI2), .score = KV_SCORE_POSITION, .sink = 0, .recent = 128}}},
+    {"kivi4",
+     "KIVI: every token in 4 bits, groups of 32",
+     {COMMON, .base = {LAYER, .format = BOTH(KV_KIVI4), .score = KV_SCORE_POSITION, .sink = 0, .recent = 128}}},
     {"snapkv",
      "SnapKV: 1,024 tokens a head by the last window's votes",
      {COMMON, .budget_kind = KV_BUDGET_TOKENS, .budget = 1024,
-      .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_VOTE, .sink = 0, .recent = 32}}},
+      .base = {LAYER, F16, .score = KV_SCORE_VOTE, .sink = 0, .recent = 32}}},
+    {"pyramidkv",
+     "PyramidKV: 2,048 tokens a head on average, falling over the layers",
+     {.delta = 20, .floor = .5, .guard_max = 2,
+      .alloc = KV_ALLOC_PYRAMID, .budget_kind = KV_BUDGET_TOKENS, .budget = 2048,
+      .base = {.window = 8, .stride = 1, F16, .score = KV_SCORE_VOTE, .sink = 0, .recent = 8}}},
+    {"adakv",
+     "Ada-KV: 1,024 tokens a head on average, spread over the heads of a layer",
+     {.delta = 7, .floor = .2, .guard_max = 2,
+      .alloc = KV_ALLOC_HEAD, .budget_kind = KV_BUDGET_TOKENS, .budget = 1024,
+      .base = {LAYER, F16, .score = KV_SCORE_VOTE, .sink = 0, .recent = 32}}},
     {"h2o",
      "H2O: a tenth by attention sums and the newest tenth",
-     {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .2, .local = .1,
-      .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_ATTN}}},
+     {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .2, .local = .1, .base = {LAYER, F16, .score = KV_SCORE_ATTN}}},
     {"minikv",
      "MiniKV: half of the tokens in 2 bits, heavy hitters in a pyramid over layers",
      {COMMON, .alloc = KV_ALLOC_PYRAMID, .budget_kind = KV_BUDGET_KEEP, .budget = .5, .local = .25,
       .base = {LAYER, .format = BOTH(KV_MINIKV2), .score = KV_SCORE_ATTN}}},
     {"kvcompress",
      "KV-Compress: an eighth by squared votes, pages chosen over all heads and layers",
-     {.delta = 7,
-      .floor = 0,
-      .guard_max = 2,
-      .alloc = KV_ALLOC_GLOBAL,
-      .budget_kind = KV_BUDGET_RATE,
-      .budget = 8,
-      .base = {LAYER, .format = BOTH(KV_F16), .score = KV_SCORE_VOTE2, .sink = 0, .recent = 32}}},
+     {.delta = 7, .floor = 0, .guard_max = 2,
+      .alloc = KV_ALLOC_GLOBAL, .budget_kind = KV_BUDGET_RATE, .budget = 8,
+      .base = {LAYER, F16, .score = KV_SCORE_VOTE2, .sink = 0, .recent = 32}}},
+    {"tova",
+     "TOVA: 512 tokens by the last query's attention, the same in all heads of a layer",
+     {COMMON, .budget_kind = KV_BUDGET_TOKENS, .budget = 512,
+      .base = {.window = 1, .stride = 1, F16, .score = KV_SCORE_TOVA, .sink = 0, .recent = 1}}},
+    {"knorm",
+     "key norm: half of the tokens, those whose keys are short",
+     {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .5, .base = {LAYER, F16, .score = KV_SCORE_KNORM}}},
+    {"keydiff",
+     "KeyDiff: half of the tokens, those whose keys differ most from the mean",
+     {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .5, .base = {LAYER, F16, .score = KV_SCORE_KEYDIFF}}},
+    {"expected",
+     "Expected Attention: half of the tokens, by what queries to come will look at",
+     {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .5,
+      .base = {LAYER, F16, .score = KV_SCORE_EXPECTED, .sink = 4, .recent = 0}}},
 };
 const uint32_t kv_n_presets = sizeof kv_presets / sizeof *kv_presets;
 
@@ -91,12 +119,18 @@ void kv_policy_scale_local(kv_policy *p) {
     case KV_BUDGET_SHARE:
         p->local_of_kept = ratio;
         break;
+    case KV_BUDGET_MASS: /* says nothing of the count: local stays what it is */
+        p->local = own->local;
+        break;
     default:
         break;
     }
 }
 
-const char *kv_policy_presets(void) { return "full, streaming, kivi, snapkv, h2o, minikv, kvcompress"; }
+const char *kv_policy_presets(void) {
+    return "full, auto, streaming, kivi, kivi4, snapkv, pyramidkv, adakv, h2o, minikv, kvcompress, tova, knorm, keydiff, "
+           "expected";
+}
 
 const char *kv_policy_preset_at(uint32_t i, const char **description) {
     if (i >= kv_n_presets) return NULL;

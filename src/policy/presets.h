@@ -13,6 +13,12 @@ typedef struct kv_preset {
 extern const kv_preset kv_presets[];
 extern const uint32_t kv_n_presets;
 
+/* The preset that a table stands behind: its keys depend on the share (auto.c). */
+#define KV_PRESET_AUTO "auto"
+#define KV_AUTO_SHARE "0.14" /* where none is given */
+/* The policy text for a share of the f16 bytes, without the share itself. */
+const char *kv_auto_text(double share);
+
 const kv_preset *kv_preset_find(const char *name, size_t len); /* NULL when there is none */
 /* The preset's policy with its score's own settings filled in. */
 void kv_preset_policy(const kv_preset *preset, kv_policy *out);

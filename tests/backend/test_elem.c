@@ -209,9 +209,102 @@ static void test_q_squares(void **state) {
     free(q);
 }
 
+enum { NQ = 3, ROWS = 67 };
+
+/* Rows [0, cut), then the others; y: pivot, sum and outer of each head. */
+static void moments_in_two(kv_exec *ex, const float *q, uint32_t cut, uint32_t d, float *y, kv_score_moments m[NQ]) {
+    for (uint32_t h = 0; h < NQ; h++) {
+        float *at = y + (size_t)h * d * (d + 2);
+        m[h] = (kv_score_moments){0, at, at + d, at + 2 * d};
+    }
+    kv_cpu_q_moments(ex, q, cut, NQ, d, m);
+    kv_cpu_q_moments(ex, q + (size_t)cut * NQ * d, ROWS - cut, NQ, d, m);
+}
+
+/* Moments of three query heads, rows in two calls: the same bits at every level, with any threads and wherever the rows
+ * are cut; against doubles. Biases far from zero are what the pivot is for. */
+static void test_moments(void **state) {
+    uint64_t seed = 6;
+    static const uint32_t dims[] = {2, 16, 18, 64, 80};
+    for (size_t s = 0; s < sizeof dims / sizeof *dims; s++) {
+        const uint32_t d = dims[s];
+        const size_t one = (size_t)d * (d + 2), bytes = NQ * one * sizeof(float);
+        float *q = random_floats((size_t)ROWS * NQ * d, 1, &seed), *y = malloc(bytes), *first = malloc(bytes),
+              *whole = malloc(bytes), *init = calloc(NQ, one * sizeof *init);
+        for (size_t i = 0; i < (size_t)ROWS * NQ * d; i++) q[i] += 50.0f * (float)(i % d);
+        for (uint32_t cut = 0; cut < 8; cut++) {
+            kv_score_moments m[NQ];
+            AT_ALL_LEVELS(y, first, init, bytes, moments_in_two(ex, q, cut, d, y, m))
+            if (!cut) memcpy(whole, y, bytes);
+            assert_memory_equal(y, whole, bytes);
+            for (uint32_t h = 0; h < NQ; h++) {
+                assert_int_equal(m[h].n, ROWS);
+                for (uint32_t i = 0; i < d; i++) {
+                    double mean = 0;
+                    for (uint32_t r = 0; r < ROWS; r++) mean += (double)q[((size_t)r * NQ + h) * d + i] / ROWS;
+                    assert_true(fabs((double)(m[h].pivot[i] + m[h].sum[i] / ROWS) - mean) < 1e-5 * (1 + fabs(mean)));
+                    for (uint32_t j = 0; j <= i; j++) {
+                        double cov = 0, mean_j = 0;
+                        for (uint32_t r = 0; r < ROWS; r++) mean_j += (double)q[((size_t)r * NQ + h) * d + j] / ROWS;
+                        for (uint32_t r = 0; r < ROWS; r++)
+                            cov += ((double)q[((size_t)r * NQ + h) * d + i] - mean) *
+                                   ((double)q[((size_t)r * NQ + h) * d + j] - mean_j) / ROWS;
+                        double got = (double)m[h].outer[(size_t)i * d + j] / ROWS -
+                                     (double)m[h].sum[i] / ROWS * (double)m[h].sum[j] / ROWS;
+                        assert_true(fabs(got - cov) < 1e-3);
+                    }
+                }
+            }
+        }
+        free(q);
+        free(y);
+        free(first);
+        free(whole);
+        free(init);
+    }
+}
+
+static void test_key_forms(void **state) {
+    uint64_t seed = 7;
+    static const uint32_t dims[] = {2, 5, 16, 64, 66}, counts[] = {1, 15, 16, 17, 64, 65, 131};
+    enum { G = 3, MAXN = 131 };
+    for (size_t s = 0; s < sizeof dims / sizeof *dims; s++)
+        for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+            const uint32_t d = dims[s], n = counts[c];
+            const size_t stride = n + 3, bytes = G * stride * sizeof(float);
+            float *l = random_floats(G * d, 1, &seed), *sq = random_floats((size_t)G * d * d, .1f, &seed);
+            uint16_t k[MAXN * 66];
+            float y[G * (MAXN + 3)], first[G * (MAXN + 3)], init[G * (MAXN + 3)];
+            for (uint32_t i = 0; i < n * d; i++) k[i] = kv_f32_f16(test_normal(&seed));
+            for (uint32_t i = 0; i < G * stride; i++) init[i] = 77;
+            for (uint32_t g = 0; g < G; g++)
+                for (uint32_t i = 0; i < d; i++)
+                    for (uint32_t j = i + 1; j < d; j++) sq[((size_t)g * d + i) * d + j] = 0;
+            kv_key_forms f = {k, n, d, G, l, sq, y, stride};
+            AT_ALL_LEVELS(y, first, init, bytes, kv_cpu_key_forms(ex, &f))
+            for (uint32_t g = 0; g < G; g++) {
+                for (uint32_t i = 0; i < n; i++) {
+                    double e = 0, size = 0;
+                    for (uint32_t a = 0; a < d; a++) {
+                        double ka = (double)kv_f16_f32(k[i * d + a]), inner = (double)l[g * d + a];
+                        for (uint32_t b = 0; b <= a; b++)
+                            inner += (double)sq[((size_t)g * d + a) * d + b] * (double)kv_f16_f32(k[i * d + b]);
+                        e += ka * inner;
+                        size += fabs(ka * inner);
+                    }
+                    assert_true(fabs((double)y[g * stride + i] - e) <= 1e-5 * size);
+                }
+                for (size_t i = n; i < stride; i++) assert_true(y[g * stride + i] == 77);
+            }
+            free(l);
+            free(sq);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_rope),
                                        cmocka_unit_test(test_silu), cmocka_unit_test(test_kv_to_f16),
-                                       cmocka_unit_test(test_q_squares)};
+                                       cmocka_unit_test(test_q_squares), cmocka_unit_test(test_moments),
+                                       cmocka_unit_test(test_key_forms)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

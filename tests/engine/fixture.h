@@ -101,7 +101,19 @@ static const char *const fixture_policies[] = {"full",
                                                "minikv,share=0.2",
                                                "kvcompress,rate=3",
                                                "kvcompress,share=0.3,format=q2s,sink=16,floor=0.5",
-                                               "snapkv,keep=0.4,format=q3;layers=1-1:format=q4,window=8"};
+                                               "snapkv,keep=0.4,format=q3;layers=1-1:format=q4,window=8",
+                                               "pyramidkv,tokens=90",
+                                               "adakv,tokens=100",
+                                               "adakv,share=0.3,format=q2s",
+                                               "tova,tokens=70",
+                                               "knorm",
+                                               "keydiff,format=q4,recent=32",
+                                               "expected",
+                                               "expected,alloc=head,share=0.2,format=q2s,recent=16",
+                                               "snapkv,alloc=mass,mass=0.9",
+                                               "auto,share=0.2",
+                                               "full,score=random,keep=0.3",
+                                               "snapkv,tokens=90,score=vote2v;layers=0:score=expected;layers=2:score=knorm"};
 enum { FIXTURE_POLICIES = sizeof fixture_policies / sizeof *fixture_policies };
 
 #endif

@@ -37,9 +37,9 @@ static void refusals(void **state) {
                                          {"full,format=q9", "q9"},
                                          {"minikv,when=always", "when"},
                                          {"snapkv,guard=0.9", "guard"},
-                                         {"snapkv,score=tova", "tova"},
+                                         {"snapkv,score=tuva", "tuva"},
                                          {"minikv,keep=0.2,share=0.1", "share"},
-                                         {"snapkv,alloc=head", "head"},
+                                         {"snapkv,alloc=hand", "hand"},
                                          {"full,,", "key=value"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(kvist_session_create(e, bad[i][0], &s, &err), KVIST_E_POLICY);

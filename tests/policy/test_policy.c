@@ -33,20 +33,29 @@ static void presets(void **state) {
         double delta, floor;
     } rows[] = {
         {"full", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_ALL, 0, 0, KV_F16, 16, 64, 32, 1, 7, .5},
+        {"auto", KV_SCORE_VOTE2, KV_ALLOC_GLOBAL, KV_BUDGET_SHARE, .14, 0, KV_Q2S, 16, 64, 32, 7, 7, .5},
         {"streaming", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .25, 0, KV_F16, 4, 64, 32, 1, 7, .5},
         {"kivi", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_ALL, 0, 0, KV_KIVI2, 0, 128, 32, 1, 7, .5},
+        {"kivi4", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_ALL, 0, 0, KV_KIVI4, 0, 128, 32, 1, 7, .5},
         {"snapkv", KV_SCORE_VOTE, KV_ALLOC_UNIFORM, KV_BUDGET_TOKENS, 1024, 0, KV_F16, 0, 32, 32, 7, 7, .5},
+        {"pyramidkv", KV_SCORE_VOTE, KV_ALLOC_PYRAMID, KV_BUDGET_TOKENS, 2048, 0, KV_F16, 0, 8, 8, 7, 20, .5},
+        {"adakv", KV_SCORE_VOTE, KV_ALLOC_HEAD, KV_BUDGET_TOKENS, 1024, 0, KV_F16, 0, 32, 32, 7, 7, .2},
         {"h2o", KV_SCORE_ATTN, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .2, .1, KV_F16, 0, 0, 32, 1, 7, .5},
         {"minikv", KV_SCORE_ATTN, KV_ALLOC_PYRAMID, KV_BUDGET_KEEP, .5, .25, KV_MINIKV2, 0, 0, 32, 1, 7, .5},
         {"kvcompress", KV_SCORE_VOTE2, KV_ALLOC_GLOBAL, KV_BUDGET_RATE, 8, 0, KV_F16, 0, 32, 32, 7, 7, 0},
+        {"tova", KV_SCORE_TOVA, KV_ALLOC_UNIFORM, KV_BUDGET_TOKENS, 512, 0, KV_F16, 0, 1, 1, 1, 7, .5},
+        {"knorm", KV_SCORE_KNORM, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .5, 0, KV_F16, 0, 0, 32, 1, 7, .5},
+        {"keydiff", KV_SCORE_KEYDIFF, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .5, 0, KV_F16, 0, 0, 32, 1, 7, .5},
+        {"expected", KV_SCORE_EXPECTED, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .5, 0, KV_F16, 4, 0, 32, 1, 7, .5},
     };
-    char list[200] = "";
+    char list[300] = "";
     for (uint32_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         kv_policy p = parse(rows[i].name);
         const char *description = NULL;
         assert_string_equal(kv_policy_preset_at(i, &description), rows[i].name);
         assert_non_null(description);
-        assert_string_equal(p.preset, rows[i].name);
+        bool resolved = !strcmp(rows[i].name, "auto");
+        assert_string_equal(p.preset, resolved ? "full" : rows[i].name);
         assert_int_equal(p.base.score, rows[i].score);
         assert_int_equal(p.alloc, rows[i].alloc);
         assert_int_equal(p.budget_kind, rows[i].kind);
@@ -62,9 +71,9 @@ static void presets(void **state) {
         assert_int_equal(p.base.pool_all, rows[i].score == KV_SCORE_VOTE2);
         assert_int_equal(p.base.group_after_pool, rows[i].score == KV_SCORE_VOTE2);
         assert_int_equal(kv_policy_evicts(&p), rows[i].kind != KV_BUDGET_ALL);
-        char text[64];
+        char text[96];
         kv_policy_print(&p, text, sizeof text);
-        assert_string_equal(text, rows[i].name);
+        assert_string_equal(text, resolved ? "full,score=vote2,format=q2s,alloc=global,share=0.14" : rows[i].name);
         if (i) strcat(list, ", ");
         strcat(list, rows[i].name);
     }
@@ -97,6 +106,35 @@ static void every_key(void **state) {
     assert_int_equal(parse("minikv,pool=3,score=vote").base.pool, 3);
     assert_true(parse("minikv,score=vote2").base.pool_all);
     assert_false(kv_policy_evicts(&(kv_policy){.budget_kind = KV_BUDGET_KEEP, .budget = 1}));
+    p = parse("snapkv,alloc=mass,mass=0.9");
+    assert_true(p.budget_kind == KV_BUDGET_MASS && p.budget == .9 && p.alloc == KV_ALLOC_MASS && kv_policy_evicts(&p));
+    assert_false(kv_policy_evicts(&(kv_policy){.budget_kind = KV_BUDGET_MASS, .budget = 1}));
+    assert_int_equal(parse("expected,alloc=head,share=0.1").alloc, KV_ALLOC_HEAD);
+}
+
+/* `auto` is its table's row in ordinary words: the report says what is in force. */
+static void auto_is_ordinary_words(void **state) {
+    static const struct {
+        const char *text, *printed;
+    } rows[] = {
+        {"auto,share=1", "full,score=vote2,format=q4,alloc=global,share=1"},
+        {"auto,share=0.29", "full,score=vote2,format=q4,alloc=global,share=0.29"},
+        {"auto,share=0.2899", "full,score=vote2,format=q3,alloc=global,share=0.2899"},
+        {"auto,share=0.22", "full,score=vote2,format=q3,alloc=global,share=0.22"},
+        {"auto,share=0.219", "full,score=vote2,format=q2,alloc=global,share=0.219"},
+        {"auto,share=0.17", "full,score=vote2,format=q2,alloc=global,share=0.17"},
+        {"auto,share=0.169", "full,score=vote2,format=q2s,alloc=global,share=0.169"},
+        {"auto,share=0.001", "full,score=vote2,format=q2s,alloc=global,share=0.001"},
+        {"auto,share=0.07,recent=32,floor=0.25", "full,score=vote2,format=q2s,recent=32,alloc=global,floor=0.25,share=0.07"},
+        {"auto,format=q3,score=attn", "full,score=attn,format=q3,alloc=global,share=0.14"},
+        {"auto;layers=0-1:format=q4", "full,score=vote2,format=q2s,alloc=global,share=0.14;layers=0-1:format=q4"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        kv_policy p = parse(rows[i].text);
+        char text[200];
+        kv_policy_print(&p, text, sizeof text);
+        assert_string_equal(text, rows[i].printed);
+    }
 }
 
 static bool near(double a, double b) { return fabs(a - b) <= 1e-12 * (1 + fabs(b)); }
@@ -115,6 +153,7 @@ static void budgets_scale_local(void **state) {
     assert_true(p.local == 0 && p.local_of_kept == 0);
     assert_true(parse("snapkv,share=0.2").local_of_kept == 0);
     assert_true(parse("minikv,keep=0.5").local == .25);
+    assert_true(parse("minikv,alloc=mass,mass=0.5").local == .25);
 }
 
 static void layers(void **state) {
@@ -147,7 +186,18 @@ static void refusals(void **state) {
     refuse("", "preset", "minikv");
     refuse("nonsense", "'nonsense'", "not known");
     refuse("share=0.14", "does not begin with a preset", "share=0.14");
-    refuse("pyramidkv", "'pyramidkv'", "not built");
+    refuse("minikv-uniform", "'minikv-uniform'", "pyramidkv, adakv");
+    refuse("auto,keep=0.2", "'keep'", "share=");
+    refuse("auto,share=0", "'share'", "above 0");
+    refuse("auto,share=x", "'share'", "not a number");
+    refuse("auto,share=0.2,share=0.3", "'share'", "twice");
+    refuse("snapkv,mass=0.9", "'mass'", "alloc=uniform");
+    refuse("snapkv,alloc=mass,mass=0", "'mass'", "above 0");
+    refuse("snapkv,alloc=mass,mass=0.5,keep=0.5", "'mass' and 'keep'", "both budgets");
+    refuse("snapkv,alloc=mass,keep=0.5,mass=0.5", "'keep' and 'mass'", "both budgets");
+    refuse("knorm,alloc=mass", "'mass'", "not knorm");
+    refuse("snapkv,alloc=mass;layers=3:score=random", "attention mass", "not random");
+    refuse("full,alloc=mass,score=position,keep=0.5", "attn, vote", "not position");
     refuse("Minikv", "'Minikv'", "minikv");
     refuse("minikv,", "''", "key=value");
     refuse("minikv,keep", "'keep'", "key=value");
@@ -187,13 +237,9 @@ static void refusals(void **state) {
     refuse("minikv,keep=0.2,local=0.3", "'local'", "0.3");
     refuse("minikv,tokens=100,local=101", "'local'", "101");
     refuse("minikv,format=q9", "'format'", "q9");
-    refuse("minikv,score=knorm", "'knorm'", "not built");
-    refuse("minikv,score=random", "'random'", "attn, vote, vote2, position");
-    refuse("minikv,score=tova", "'tova'", "not built");
+    refuse("minikv,score=foo", "'foo'", "attn, vote, vote2, votev, vote2v, tova, knorm, keydiff, expected, random");
     refuse("minikv,score=foo", "'foo'", "not known");
-    refuse("minikv,alloc=head", "'head'", "not built");
-    refuse("minikv,alloc=mass", "'mass'", "uniform, pyramid, global");
-    refuse("minikv,alloc=foo", "'foo'", "not known");
+    refuse("minikv,alloc=foo", "'foo'", "not known (built: uniform, pyramid, global, head, mass)");
     refuse("minikv,when=always", "'always'", "not built");
     refuse("minikv,when=pressure", "'pressure'", "prefill");
     refuse("minikv,when=never", "'never'", "not known");
@@ -216,7 +262,8 @@ static void refusals(void **state) {
     refuse("minikv;layers=0:sink=4", "'sink'", "same for all layers");
     refuse("minikv;layers=0:keep=.4", "'keep'", "same for all layers");
     refuse("minikv;layers=0:pool=2", "'pool'", "even");
-    refuse("minikv;layers=0:score=random", "'random'", "not built");
+    refuse("minikv;layers=0:score=foo", "'foo'", "not known");
+    refuse("minikv;layers=0:mass=0.5", "'mass'", "same for all layers");
     char many[400] = "minikv";
     for (int i = 0; i <= KV_POLICY_MAX_OVERRIDES; i++) strcat(many, ";layers=1:format=q4");
     refuse(many, "more than", "layers=");
@@ -254,10 +301,10 @@ static uint64_t seed = 41;
 static uint32_t pick(uint32_t n) { return (uint32_t)(test_rand(&seed) % n); }
 
 static void random_layer_keys(char *at, char mark) {
-    static const char *const scores[] = {"attn", "vote", "vote2", "position"}, *const formats[] = {
-                                                                                   "f16", "q8",    "q4",     "q3/q2",
-                                                                                   "q2s", "kivi4", "minikv2"};
-    if (!pick(2)) at += sprintf(at, "%cscore=%s", mark, scores[pick(4)]), mark = ',';
+    static const char *const scores[] = {"attn",  "vote",    "vote2",    "position", "tova",  "knorm",
+                                         "votev", "keydiff", "expected", "random",   "vote2v"},
+                      *const formats[] = {"f16", "q8", "q4", "q3/q2", "q2s", "kivi4", "minikv2"};
+    if (!pick(2)) at += sprintf(at, "%cscore=%s", mark, scores[pick(11)]), mark = ',';
     if (!pick(2)) at += sprintf(at, "%cpool=%u", mark, 1 + 2 * pick(8)), mark = ',';
     if (!pick(2)) at += sprintf(at, "%cwindow=%u", mark, 1 + pick(200)), mark = ',';
     if (!pick(2)) at += sprintf(at, "%cstride=%u", mark, 1 + pick(5)), mark = ',';
@@ -268,13 +315,16 @@ static void random_policies_print_and_parse(void **state) {
     uint32_t accepted = 0;
     for (int round = 0; round < 20000; round++) {
         char text[600], *at = text;
-        at += sprintf(at, "%s", kv_policy_preset_at(pick(7), NULL));
+        at += sprintf(at, "%s", kv_policy_preset_at(pick(15), NULL));
         if (!pick(3)) random_layer_keys(at, ','), at += strlen(at);
-        static const char *const allocs[] = {"uniform", "pyramid", "global"};
-        if (!pick(4)) at += sprintf(at, ",alloc=%s", allocs[pick(3)]);
+        static const char *const allocs[] = {"uniform", "pyramid", "global", "head", "mass"};
+        if (!pick(4)) at += sprintf(at, ",alloc=%s", allocs[pick(5)]);
         if (!pick(4)) at += sprintf(at, ",delta=%u.%u", 1 + pick(30), pick(1000));
         if (!pick(4)) at += sprintf(at, ",floor=0.%u", pick(100000));
-        switch (pick(6)) {
+        switch (pick(7)) {
+        case 5:
+            at += sprintf(at, ",mass=0.%u", 1 + pick(1000000));
+            break;
         case 0:
             at += sprintf(at, ",keep=0.%u", 1 + pick(1000000));
             break;
@@ -312,19 +362,19 @@ static void random_policies_print_and_parse(void **state) {
         if (!same(&p, &q)) fail_msg("'%s' prints as '%s', which is another policy", text, printed);
         kv_policy_print(&q, again, sizeof again);
         assert_string_equal(printed, again);
-        assert_true(strlen(printed) <= strlen(text) + 40);
+        assert_true(strlen(printed) <= strlen(text) + 60);
         char small[20];
         memset(small, 7, sizeof small);
         kv_policy_print(&p, small, 10);
         assert_true(strlen(small) <= 9 && small[10] == 7);
         assert_memory_equal(small, printed, strlen(small));
     }
-    assert_true(accepted > 10000);
+    assert_true(accepted > 8000);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(presets), cmocka_unit_test(every_key), cmocka_unit_test(budgets_scale_local),
+        cmocka_unit_test(presets), cmocka_unit_test(every_key), cmocka_unit_test(budgets_scale_local), cmocka_unit_test(auto_is_ordinary_words),
         cmocka_unit_test(layers),  cmocka_unit_test(refusals),  cmocka_unit_test(random_policies_print_and_parse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

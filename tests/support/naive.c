@@ -18,6 +18,7 @@ typedef struct net {
     uint32_t ctx_orig;
     double *freq_factors;
     naive_probe probe;
+    naive_states states;
     void *user;
 } net;
 
@@ -153,10 +154,17 @@ static void layer(const net *m, uint32_t l, double *x, uint32_t n) {
     project(w[3], w[11], h, n, m->embd, m->nkv * m->dv, v);
     if (qn) norm(q, qn, m->eps, n * m->nq, m->dk, q);
     if (kn) norm(k, kn, m->eps, n * m->nkv, m->dk, k);
+    double *before = NULL;
+    if (m->states) {
+        before = malloc(N * m->nq * m->dk * 8);
+        memcpy(before, q, N * m->nq * m->dk * 8);
+    }
     rotate(m, q, n, m->nq, m->dk, neox);
     rotate(m, k, n, m->nkv, m->dk, neox);
     round_f16(k, N * m->nkv * m->dk);
     round_f16(v, N * m->nkv * m->dv);
+    if (m->states) m->states(m->user, l, before, k, v);
+    free(before);
     attend(m, l, q, k, v, n, a);
     project(w[4], NULL, a, n, m->nq * m->dv, m->embd, o);
     for (size_t i = 0; i < N * m->embd; i++) x[i] += o[i];
@@ -208,9 +216,15 @@ uint32_t naive_forward(const char *path, const int32_t *ids, uint32_t n, double 
 
 uint32_t naive_forward_probed(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
                               void *user) {
+    return naive_forward_watched(path, ids, n, logits, probe, NULL, user);
+}
+
+uint32_t naive_forward_watched(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
+                               naive_states states, void *user) {
     net m;
     if (!open_net(&m, path)) return 0;
     m.probe = probe;
+    m.states = states;
     m.user = user;
     const kv_tensor *te = kv_gguf_tensor(m.g, "token_embd.weight");
     m.vocab = (uint32_t)te->ne[1];

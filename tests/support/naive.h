@@ -16,6 +16,11 @@ uint32_t naive_forward(const char *path, const int32_t *ids, uint32_t n, double 
 typedef void (*naive_probe)(void *user, uint32_t layer, uint32_t row, uint32_t head, const double *p);
 uint32_t naive_forward_probed(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
                               void *user);
+/* And states with each layer's q[n][n_q][dk] before RoPE, k[n][n_kv][dk] after it and v[n][n_kv][dv], the latter two as
+ * stored in f16. */
+typedef void (*naive_states)(void *user, uint32_t layer, const double *q, const double *k, const double *v);
+uint32_t naive_forward_watched(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
+                               naive_states states, void *user);
 
 /* KL(p || q) in nats of two logit rows, and whether their best tokens agree. */
 double naive_kl(const double *p, const double *q, uint32_t n);

@@ -79,5 +79,7 @@ void kv_cpu_silu_mul(kv_exec *ex, const float *gate, const float *up, uint32_t r
 void kv_cpu_kv_to_f16(kv_exec *ex, const float *k, const float *v, uint32_t rows, uint32_t n_kv, uint32_t dk,
                       uint32_t dv, uint32_t row0, size_t head_stride, uint16_t *kf, uint16_t *vf);
 void kv_cpu_q_squares(kv_exec *ex, const float *q, uint32_t rows, uint32_t n_q, uint32_t n_kv, uint32_t dk, float *q2);
+void kv_cpu_q_moments(kv_exec *ex, const float *q, uint32_t rows, uint32_t n_q, uint32_t dk, kv_score_moments *m);
+void kv_cpu_key_forms(kv_exec *ex, const kv_key_forms *f);
 
 #endif

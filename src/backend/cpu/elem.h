@@ -9,6 +9,8 @@
 
 #include "backend/cpu/cpu.h"
 
+enum { KV_ELEM_MAX_DIM = 256 }; /* the largest head dimension that is loaded */
+
 struct kv_elem_kernels {
     const char *name;
     /* y[n] = x / sqrt(mean(x^2) + eps) * weight; sum of squares in 16 stripes of ascending i, then halves added (8, 4,
@@ -20,6 +22,13 @@ struct kv_elem_kernels {
     void (*to_f16)(const float *x, size_t n, uint16_t *y);
     /* y[d] = sum over g rows of q[g][d]^2, ascending g. */
     void (*squares)(const float *q, uint32_t g, uint32_t d, float *y);
+    /* Rows x_r = x + r * stride, less the pivot[d]: sum[d] += x_r, outer[i][j] += x_ri x_rj for j <= i (beyond that what
+     * is left is not defined), ascending r whatever the calls they come in. d at most KV_ELEM_MAX_DIM. */
+    void (*outer)(const float *x, size_t stride, uint32_t rows, const float *pivot, uint32_t d, float *sum,
+                  float *outer);
+    /* y[16] = for each column t of kt[d][16]: sum over i of kt_it (linear_i + sum over j <= i of square[i][j] kt_jt);
+     * square's upper triangle is zero. */
+    void (*forms)(const float *kt, uint32_t d, const float *linear, const float *square, float *y);
 };
 
 extern const struct kv_elem_kernels kv_elem_ref, kv_elem_avx2, kv_elem_avx512, kv_elem_neon;

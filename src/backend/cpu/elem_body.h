@@ -96,4 +96,65 @@ static void squares(const float *restrict q, uint32_t g, uint32_t d, float *rest
         for (uint32_t i = 0; i < d; i++) y[i] += q[(size_t)h * d + i] * q[(size_t)h * d + i];
 }
 
-const struct kv_elem_kernels ELEM_TABLE = {ELEM_NAME, rmsnorm, rope, silu_mul, to_f16, squares};
+/* Four rows at a time: each sum is read and written once for them, and still takes them one after the other. */
+static void outer_rows(float (*restrict x)[KV_ELEM_MAX_DIM], uint32_t rows, uint32_t d, float *restrict outer) {
+    for (uint32_t i = 0; i < d; i++) {
+        float *restrict o = outer + (size_t)i * d;
+        uint32_t n = (i + 16) / 16 * 16 < d ? (i + 16) / 16 * 16 : d; /* whole vectors past the diagonal */
+        float a0 = x[0][i], a1 = x[1][i], a2 = x[2][i], a3 = x[3][i];
+        if (rows == 4)
+            for (uint32_t j = 0; j < n; j++)
+                o[j] = (((o[j] + a0 * x[0][j]) + a1 * x[1][j]) + a2 * x[2][j]) + a3 * x[3][j];
+        else
+            for (uint32_t r = 0; r < rows; r++)
+                for (uint32_t j = 0; j < n; j++) o[j] += x[r][i] * x[r][j];
+    }
+}
+
+static void outer_sums(const float *x, size_t stride, uint32_t rows, const float *restrict pivot, uint32_t d,
+                       float *restrict sum, float *restrict outer) {
+    float diff[4][KV_ELEM_MAX_DIM] = {{0}};
+    for (uint32_t r = 0; r < rows; r += 4) {
+        uint32_t n = rows - r < 4 ? rows - r : 4;
+        for (uint32_t k = 0; k < n; k++)
+            for (uint32_t i = 0; i < d; i++) {
+                diff[k][i] = x[(r + k) * stride + i] - pivot[i];
+                sum[i] += diff[k][i];
+            }
+        outer_rows(diff, n, d, outer);
+    }
+}
+
+/* Sixteen keys side by side. The compiler splits it where registers are shorter. */
+typedef float elem_keys __attribute__((vector_size(64), aligned(4), may_alias));
+#define ELEM_KEYS(row) (*(const elem_keys *)(const void *)(kt + 16 * (size_t)(row)))
+
+static void forms(const float *kt, uint32_t d, const float *linear, const float *square, float *y) {
+    const elem_keys zero = {0};
+    elem_keys total = zero;
+    uint32_t i = 0;
+    for (; i + 4 <= d; i += 4) { /* four chains of sums at once */
+        elem_keys a0 = zero + linear[i], a1 = zero + linear[i + 1], a2 = zero + linear[i + 2], a3 = zero + linear[i + 3];
+        const float *s = square + (size_t)i * d;
+        for (uint32_t j = 0; j < i + 4; j++) {
+            elem_keys k = ELEM_KEYS(j);
+            a0 += k * s[j];
+            a1 += k * s[d + j];
+            a2 += k * s[2 * (size_t)d + j];
+            a3 += k * s[3 * (size_t)d + j];
+        }
+        total += a0 * ELEM_KEYS(i);
+        total += a1 * ELEM_KEYS(i + 1);
+        total += a2 * ELEM_KEYS(i + 2);
+        total += a3 * ELEM_KEYS(i + 3);
+    }
+    for (; i < d; i++) {
+        elem_keys a = zero + linear[i];
+        for (uint32_t j = 0; j <= i; j++) a += ELEM_KEYS(j) * square[(size_t)i * d + j];
+        total += a * ELEM_KEYS(i);
+    }
+    memcpy(y, &total, sizeof total);
+}
+
+const struct kv_elem_kernels ELEM_TABLE = {ELEM_NAME, rmsnorm, rope,       silu_mul,
+                                           to_f16,    squares, outer_sums, forms};

@@ -75,4 +75,4 @@ static void spread(const kv_policy *p, const kv_plan_layer *layers, uint32_t n_l
     }
 }
 
-const kv_alloc_method kv_alloc_pyramid = {KV_ALLOC_VERSION, KV_ALLOC_PYRAMID, "pyramid", false, spread};
+const kv_alloc_method kv_alloc_pyramid = {KV_ALLOC_VERSION, KV_ALLOC_PYRAMID, "pyramid", false, false, spread, NULL};

@@ -10,5 +10,5 @@ static void needs(const kv_layer_policy *p, kv_score_need *out) {
     out->stride = p->stride;
 }
 
-const kv_score_method kv_score_attn = {KV_SCORE_VERSION, KV_SCORE_ATTN, "attn", 1, false, false, needs,
+const kv_score_method kv_score_attn = {KV_SCORE_VERSION, KV_SCORE_ATTN, "attn", 1, false, false, true, needs,
                                        kv_score_combine};

@@ -7,11 +7,10 @@ static void needs(const kv_layer_policy *p, kv_score_need *out) {
     (void)out;
 }
 
-static void finish(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys,
-                   uint32_t cand0, uint32_t n_cand, float *score, float *scratch) {
-    (void)p, (void)sums, (void)stride, (void)group, (void)n_keys, (void)scratch;
-    for (uint32_t i = 0; i < n_cand; i++) score[i] = (float)(cand0 + i);
+static void finish(const kv_layer_policy *p, const kv_score_input *in, float *score, float *scratch) {
+    (void)p, (void)scratch;
+    for (uint32_t i = 0; i < in->n_cand; i++) score[i] = (float)(in->cand0 + i);
 }
 
 const kv_score_method kv_score_position = {
-    KV_SCORE_VERSION, KV_SCORE_POSITION, "position", 1, false, false, needs, finish};
+    KV_SCORE_VERSION, KV_SCORE_POSITION, "position", 1, false, false, false, needs, finish};

@@ -5,14 +5,19 @@
  */
 #include "policy/score/score.h"
 
+#include "base/half.h"
+
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static const kv_score_method *const methods[KV_SCORES] = {
-    [KV_SCORE_POSITION] = &kv_score_position,
-    [KV_SCORE_ATTN] = &kv_score_attn,
-    [KV_SCORE_VOTE] = &kv_score_vote,
-    [KV_SCORE_VOTE2] = &kv_score_vote2,
+    [KV_SCORE_POSITION] = &kv_score_position, [KV_SCORE_ATTN] = &kv_score_attn,
+    [KV_SCORE_VOTE] = &kv_score_vote,         [KV_SCORE_VOTE2] = &kv_score_vote2,
+    [KV_SCORE_VOTEV] = &kv_score_votev,       [KV_SCORE_VOTE2V] = &kv_score_vote2v,
+    [KV_SCORE_TOVA] = &kv_score_tova,         [KV_SCORE_KNORM] = &kv_score_knorm,
+    [KV_SCORE_KEYDIFF] = &kv_score_keydiff,   [KV_SCORE_EXPECTED] = &kv_score_expected,
+    [KV_SCORE_RANDOM] = &kv_score_random,
 };
 
 const kv_score_method *kv_score_at(uint32_t id) { return id < KV_SCORES ? methods[id] : NULL; }
@@ -21,6 +26,18 @@ const kv_score_method *kv_score_find(const char *name, size_t len) {
     for (uint32_t i = 0; i < KV_SCORES; i++)
         if (strlen(methods[i]->name) == len && !memcmp(methods[i]->name, name, len)) return methods[i];
     return NULL;
+}
+
+const char *kv_score_names(char *buf, size_t cap, bool masses) {
+    size_t at = 0;
+    if (cap) buf[0] = 0;
+    for (uint32_t i = 0; i < KV_SCORES; i++) {
+        if (masses && !methods[i]->mass) continue;
+        int n = snprintf(buf + at, cap - at, "%s%s", at ? ", " : "", methods[i]->name);
+        if (n < 0 || (size_t)n >= cap - at) break;
+        at += (size_t)n;
+    }
+    return buf;
 }
 
 void kv_score_max_pool(const float *x, uint32_t n, uint32_t width, float *y) {
@@ -32,6 +49,12 @@ void kv_score_max_pool(const float *x, uint32_t n, uint32_t width, float *y) {
     }
 }
 
+void kv_score_pool(const kv_layer_policy *p, float *score, uint32_t n, float *tmp) {
+    if (p->pool <= 1) return;
+    kv_score_max_pool(score, n, p->pool, tmp);
+    memcpy(score, tmp, n * sizeof *score);
+}
+
 /* One row [n] of a query head, pooled when asked for; the result is in the row itself or in tmp. */
 static const float *pooled(const float *row, uint32_t n, uint32_t width, float *tmp) {
     if (width <= 1) return row;
@@ -39,24 +62,49 @@ static const float *pooled(const float *row, uint32_t n, uint32_t width, float *
     return tmp;
 }
 
-void kv_score_combine(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys,
-                      uint32_t cand0, uint32_t n_cand, float *score, float *scratch) {
+void kv_score_combine(const kv_layer_policy *p, const kv_score_input *in, float *score, float *scratch) {
     /* The keys that pooling may look at, and where the candidates begin among them. */
-    uint32_t from = p->pool_all ? 0 : cand0, n = p->pool_all ? n_keys : n_cand, at = cand0 - from;
-    float *total = scratch, *tmp = scratch + n_keys;
+    uint32_t from = p->pool_all ? 0 : in->cand0, n = p->pool_all ? in->n_keys : in->n_cand, at = in->cand0 - from;
+    float *total = scratch, *tmp = scratch + in->n_keys;
     for (uint32_t i = 0; i < n; i++) total[i] = 0;
-    for (uint32_t g = 0; g < group; g++) {
-        const float *row = sums + g * stride + from;
+    for (uint32_t g = 0; g < in->group; g++) {
+        const float *row = in->sums + ((size_t)in->head * in->group + g) * in->stride + from;
         if (p->group_after_pool) row = pooled(row, n, p->pool, tmp);
         for (uint32_t i = 0; i < n; i++) total[i] += row[i];
     }
     const float *out = p->group_after_pool ? total : pooled(total, n, p->pool, tmp);
-    memcpy(score, out + at, n_cand * sizeof *score);
+    memcpy(score, out + at, in->n_cand * sizeof *score);
 }
 
-void kv_score_finish(const kv_layer_policy *p, const float *sums, size_t stride, uint32_t group, uint32_t n_keys,
-                     uint32_t cand0, uint32_t n_cand, float *score, float *scratch) {
-    if (n_cand) methods[p->score]->finish(p, sums, stride, group, n_keys, cand0, n_cand, score, scratch);
+static float row_sum(const uint16_t *row, uint32_t n, uint32_t power) {
+    float sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        float x = kv_f16_f32(row[i]);
+        sum += power == 1 ? fabsf(x) : x * x;
+    }
+    return sum;
+}
+
+static void row_sums(const kv_score_input *in, bool values, uint32_t first, uint32_t n, uint32_t power, float *out) {
+    uint16_t rows[KV_SCORE_ROWS * KV_SCORE_MAX_DIM];
+    uint32_t d = values ? in->dv : in->dk;
+    for (uint32_t i = 0; i < n; i += KV_SCORE_ROWS) {
+        uint32_t m = n - i < KV_SCORE_ROWS ? n - i : KV_SCORE_ROWS;
+        in->rows(in->run, first + i, m, values ? NULL : rows, values ? rows : NULL);
+        for (uint32_t r = 0; r < m; r++) out[i + r] = row_sum(rows + (size_t)r * d, d, power);
+    }
+}
+
+void kv_score_key_sums(const kv_score_input *in, uint32_t first, uint32_t n, uint32_t power, float *out) {
+    row_sums(in, false, first, n, power, out);
+}
+
+void kv_score_value_sums(const kv_score_input *in, uint32_t first, uint32_t n, uint32_t power, float *out) {
+    row_sums(in, true, first, n, power, out);
+}
+
+void kv_score_stream(const kv_layer_policy *p, const kv_score_input *in, float *score, float *scratch) {
+    if (in->n_cand) methods[p->score]->finish(p, in, score, scratch);
 }
 
 void kv_score_needs(const kv_layer_policy *p, kv_score_need *out) {

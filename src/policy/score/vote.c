@@ -9,5 +9,5 @@ static void needs(const kv_layer_policy *p, kv_score_need *out) {
     out->pass = true;
 }
 
-const kv_score_method kv_score_vote = {KV_SCORE_VERSION, KV_SCORE_VOTE, "vote", 7, false, false, needs,
+const kv_score_method kv_score_vote = {KV_SCORE_VERSION, KV_SCORE_VOTE, "vote", 7, false, false, true, needs,
                                        kv_score_combine};

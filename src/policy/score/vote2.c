@@ -9,5 +9,5 @@ static void needs(const kv_layer_policy *p, kv_score_need *out) {
     out->square = true;
 }
 
-const kv_score_method kv_score_vote2 = {KV_SCORE_VERSION, KV_SCORE_VOTE2, "vote2", 7, true, true, needs,
+const kv_score_method kv_score_vote2 = {KV_SCORE_VERSION, KV_SCORE_VOTE2, "vote2", 7, true, true, true, needs,
                                         kv_score_combine};
