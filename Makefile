@@ -23,12 +23,13 @@ SOVERSION := 0
 
 # ---------------------------------------------------------------- packages
 # pkg-config names; the Debian package of each stands in debian_NAME.
-PKGS      := libpcre2-8 libutf8proc jansson
+PKGS      := libpcre2-8 libutf8proc jansson zlib
 CLI_PKGS  := libedit
 TEST_PKGS := cmocka
 debian_libpcre2-8  := libpcre2-dev
 debian_libutf8proc := libutf8proc-dev
 debian_jansson     := libjansson-dev
+debian_zlib        := zlib1g-dev
 debian_libedit     := libedit-dev
 debian_cmocka      := libcmocka-dev
 GOALS := $(or $(MAKECMDGOALS),all)
