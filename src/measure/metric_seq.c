@@ -130,12 +130,12 @@ static void mark_lcs(const uint32_t *x, size_t n, const uint32_t *y, size_t m, u
             t[j] = x[i - 1] == y[j - 1] ? (uint16_t)(above[j - 1] + 1) : above[j] > t[j - 1] ? above[j] : t[j - 1];
     }
     for (size_t i = n, j = m; i && j;) {
-        const uint16_t *t = table + i * row;
+        const uint16_t *t = table + i * row, *above = t - row;
         if (x[i - 1] == y[j - 1]) {
             seen[x[i - 1]] = 1;
             i--;
             j--;
-        } else if (t[j - row] > t[j - 1]) {
+        } else if (above[j] > t[j - 1]) {
             i--;
         } else {
             j--;
