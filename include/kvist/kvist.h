@@ -167,11 +167,11 @@ int kvist_session_sync_rows(kvist_session *s, const int32_t *ids, size_t n, size
 
 /* Reads the same prompt into n different sessions of one engine that hold no tokens, each under its own policy: the
  * pass over the prompt and the column sums that several scores need are made once, then each layer is compressed for
- * every session. Each gets the bits that its own sync would have given. All caches exist at the same time. Stops when
- * any session is cancelled or any progress callback says so; a failure of one is the failure of all: they are left
- * empty, and the message names the session. Reports: prefill_seconds of each is the shared pass with its own scoring
- * and sealing, about what its own sync would have taken, so the sum over the sessions is more than the call took;
- * bytes_peak is that of the call. */
+ * every session. Each gets the bits that its own sync would have given. All caches exist at the same time: kv_bytes
+ * must hold them. Stops when any session is cancelled or any progress callback says so; a failure of one is the failure
+ * of all: they are left empty, and the message names the session where it is one's own. Reports: prefill_seconds of
+ * each is the shared pass with its own scoring and sealing, about what its own sync would have taken, so the sum over
+ * the sessions is more than the call took; bytes_peak is that of the call. */
 int kvist_sync_many(kvist_session *const *sessions, size_t n, const int32_t *ids, size_t n_ids, kvist_error *err);
 
 /* Appends one generated token; afterwards its logits are current. */
