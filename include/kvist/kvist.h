@@ -232,6 +232,7 @@ typedef struct kvist_report {
     uint64_t pages; /* referenced */
     uint64_t pages_by_format[KVIST_MAX_FORMATS];
     uint64_t pages_dropped_pressure;
+    uint64_t bytes_positions;               /* of bytes_true: positions of kept tokens (kvist_session_track) */
     double prefill_seconds, decode_seconds; /* spent inside sync and decode calls */
     double score_seconds; /* of prefill_seconds: column sums of attention, for scores and retained mass */
     double seal_seconds;  /* of prefill_seconds: ranking, selecting, encoding pages, settling tails */
@@ -249,6 +250,24 @@ typedef struct kvist_stream_report {
 } kvist_stream_report;
 /* Fills at most cap entries in layer, head order; returns how many there are. */
 size_t kvist_session_streams(const kvist_session *s, kvist_stream_report *out, size_t cap);
+
+/* Whether the session remembers which positions its sealed pages hold, for kvist_session_kept. Off by default: it costs
+ * a byte or two a kept token where something was evicted (bytes_positions of the report, charged to the budget, on top
+ * of a `share`), and changes no result. KVIST_E_STATE when the session holds tokens already. */
+int kvist_session_track(kvist_session *s, bool on, kvist_error *err);
+/* The tokens that the cache of one (layer, KV head) holds: fills at most cap items of each array that is not NULL and
+ * returns how many there are (tokens_stored of its kvist_stream_report); 0 for a layer or head the model does not have,
+ * or when the session does not track.
+ *
+ * positions: 0-based in kvist_session_tokens, in the order in which attention reads them: sealed pages by age, inside a
+ * page as they lie (ascending unless tokens were moved), then the f16 tail. No position stands twice.
+ *
+ * prices: mean score of the tokens in its page (the page's price / its tokens), in units of the policy's score; 0 in
+ * pages that no score ranked; INFINITY for tokens that are never evicted (sinks, local and recent ones).
+ *
+ * formats: of its page; format of K in the low 4 bits (kvist_format_name), of V in the high 4. */
+size_t kvist_session_kept(const kvist_session *s, uint32_t layer, uint32_t head, uint32_t *positions, float *prices,
+                          uint8_t *formats, size_t cap);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

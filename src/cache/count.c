@@ -6,12 +6,15 @@
 #include "cache/array.h"
 
 #include "base/alloc.h"
+#include "cache/positions.h"
 
 #include <stdlib.h>
 
-static void count_page(const kv_seq *s, const uint32_t *own_refs, uint32_t page, uint64_t list_bytes, kv_seq_bytes *out) {
+static void count_page(const kv_seq *s, const uint32_t *own_refs, uint32_t page, uint64_t list_bytes,
+                       kv_seq_bytes *out) {
     const kv_page_entry *e = kv_pool_entry(s->pool, page);
-    uint64_t bytes = kv_pool_page_bytes(s->pool) + sizeof *e;
+    uint64_t positions = kv_positions_bytes(s->pool, page), bytes = kv_pool_page_bytes(s->pool) + sizeof *e + positions;
+    out->bytes_positions += positions;
     out->pages++;
     out->by_format[e->format & 15u]++;
     out->bytes_true += bytes + list_bytes;

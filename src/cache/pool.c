@@ -13,6 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/os.h"
+#include "cache/positions.h"
 
 #include <assert.h>
 #include <string.h>
@@ -29,6 +30,7 @@ struct kv_pool {
     kv_page_entry *entries; /* [pages_max] */
     uint32_t *free_stack;   /* [pages_max]; [0, n_cold) decommitted, [n_cold, n_free) warm; last in, first out */
     uint32_t pages_max, created, n_free, n_cold;
+    kv_positions *positions; /* NULL until a page gets a list */
 };
 
 static uint64_t pages_used(const kv_pool *p) { return (uint64_t)p->created - p->n_free; }
@@ -69,6 +71,7 @@ void kv_pool_free(kv_pool **pool) {
     kv_pool *p = *pool;
     *pool = NULL;
     if (!p) return;
+    kv_positions_free(&p->positions);
     size_t n = p->pages_max;
     if (p->data) kv_os_unreserve(p->data, n * p->page_bytes);
     if (p->entries) kv_os_unreserve(p->entries, n * sizeof(kv_page_entry));
@@ -103,8 +106,11 @@ void kv_pool_ref(kv_pool *p, uint32_t page) {
 
 void kv_pool_unref(kv_pool *p, uint32_t page) {
     assert(page < p->created && p->entries[page].refs > 0);
+    if (p->entries[page].refs == 1 && p->entries[page].flags & KV_PAGE_LISTED) kv_positions_drop(p, page);
     if (--p->entries[page].refs == 0) p->free_stack[p->n_free++] = page;
 }
+
+kv_positions **kv_pool_positions(const kv_pool *p) { return &((kv_pool *)p)->positions; }
 
 size_t kv_pool_page_bytes(const kv_pool *p) { return p->page_bytes; }
 
@@ -182,6 +188,6 @@ bool kv_pool_check(const kv_pool *p, kv_error *err) {
                           i, id);
     }
     kv_free(seen);
-    return ok;
+    return ok && kv_positions_check(p, p->created, err);
 #undef REQUIRE
 }

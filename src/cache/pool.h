@@ -14,12 +14,12 @@
 #define KV_NO_PAGE UINT32_MAX
 
 /* K format in the low 4 bits, V format in the high 4. */
-enum { KV_PAGE_SINK = 1, KV_PAGE_LOCAL = 2, KV_PAGE_SCORED = 4 };
+enum { KV_PAGE_SINK = 1, KV_PAGE_LOCAL = 2, KV_PAGE_SCORED = 4, KV_PAGE_LISTED = 8 /* positions.h */ };
 
 typedef struct kv_page_entry {
     uint32_t refs;
     uint8_t format; /* K format id | V format id << 4 (policy/format.h) */
-    uint8_t flags;
+    uint8_t flags;  /* KV_PAGE_... */
     uint16_t n;     /* valid tokens: [start, n) of the page's slots */
     uint16_t start; /* first valid slot (window streams) */
     uint16_t reserved;

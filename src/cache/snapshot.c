@@ -7,6 +7,7 @@
 #include "cache/array.h"
 
 #include "base/alloc.h"
+#include "cache/positions.h"
 
 #include <assert.h>
 #include <string.h>
@@ -131,13 +132,17 @@ void kv_snapshot_free(kv_snapshot **snapshot) {
 uint32_t kv_snapshot_length(const kv_snapshot *snap) { return snap->length; }
 
 uint64_t kv_snapshot_bytes(const kv_snapshot *snap) {
-    uint64_t pages = 0;
+    uint64_t pages = 0, positions = 0;
     for (uint32_t i = 0; i < snap->n_streams; i++) {
         const kv_stream *st = &snap->streams[i];
-        for (uint32_t h = 0; h < st->n_handles; h++) pages += kv_pool_entry(snap->pool, st->handles[h].page)->refs == 1;
+        for (uint32_t h = 0; h < st->n_handles; h++) {
+            if (kv_pool_entry(snap->pool, st->handles[h].page)->refs != 1) continue;
+            pages++;
+            positions += kv_positions_bytes(snap->pool, st->handles[h].page);
+        }
         for (uint32_t t = 0; t < st->n_tail; t++) pages += kv_pool_entry(snap->pool, st->tail[t])->refs == 1;
     }
-    return snap->bytes + pages * (kv_pool_page_bytes(snap->pool) + sizeof(kv_page_entry));
+    return snap->bytes + positions + pages * (kv_pool_page_bytes(snap->pool) + sizeof(kv_page_entry));
 }
 
 void kv_snapshot_add_refs(const kv_snapshot *snap, uint32_t *refs) {

@@ -60,6 +60,7 @@ typedef struct kv_seq {
     kv_stream *streams;            /* [n_streams] */
     uint32_t length;               /* positions */
     uint64_t charged;              /* bytes of arrays charged to the pool */
+    bool track;                    /* pages that are not contiguous get lists of positions (positions.h) */
 } kv_seq;
 
 /* shapes and layer_first are the caller's (the model's) and outlive the sequence. */
@@ -122,9 +123,10 @@ uint64_t kv_snapshot_bytes(const kv_snapshot *snap); /* arrays it owns, and page
 void kv_snapshot_add_refs(const kv_snapshot *snap, uint32_t *refs);
 
 /* True bytes (DESIGN 5): pages x page size + 32 B entry a page + 12 B a handle + 4 B a tail page + 4 B a q2 float in
- * use. unique: without pages with refs > 1 held by others. by_format[16] counts pages by K format id; may be NULL. */
+ * use + lists of positions, which are also told apart. unique: without pages with refs > 1 held by others.
+ * by_format[16] counts pages by K format id; may be NULL. */
 typedef struct kv_seq_bytes {
-    uint64_t bytes_true, bytes_unique, pages, tokens_stored_sum, by_format[16];
+    uint64_t bytes_true, bytes_unique, bytes_positions, pages, tokens_stored_sum, by_format[16];
 } kv_seq_bytes;
 /* own_refs: references by the owner's own snapshots (kv_snapshot_add_refs), which do not make a page shared; NULL:
  * none. */

@@ -47,6 +47,7 @@ static kv_status make_plan(kv_job_target *t, kv_error *err) {
     kv_status st = KVIST_OK;
     kv_seq_bytes now;
     kv_seq_count(seq, NULL, &now);
+    uint64_t spent = now.bytes_true - now.bytes_positions; /* who looks at a cache does not change it */
     const kv_stream *st0 = &seq->streams[0];
     uint64_t tail_bytes = 0;
     for (uint32_t i = 0; i < seq->n_streams; i++)
@@ -74,7 +75,7 @@ static kv_status make_plan(kv_job_target *t, kv_error *err) {
                         .n_before = j->start,
                         .n_unsealed = st0->tail_len + j->n_rows,
                         .first = st0->n_handles == 0 && st0->tail_pos == 0,
-                        .bytes_before = now.bytes_true > tail_bytes ? now.bytes_true - tail_bytes : 0};
+                        .bytes_before = spent > tail_bytes ? spent - tail_bytes : 0};
     if (in.first) in.bytes_before = 0;
     if (!st) st = kv_plan_make(&in, &t->plan, err);
     kv_free(layers);

@@ -3,7 +3,9 @@
 #include "engine/engine.h"
 
 #include "base/alloc.h"
+#include "cache/positions.h"
 
+#include <math.h>
 #include <string.h>
 
 static void masses(const kvist_session *s, kvist_report *out) {
@@ -48,6 +50,7 @@ void kvist_session_report(const kvist_session *cs, kvist_report *out) {
     out->tokens_stored = s->seq->n_streams ? (double)b.tokens_stored_sum / s->seq->n_streams : 0;
     out->bytes_true = b.bytes_true;
     out->bytes_unique = b.bytes_unique;
+    out->bytes_positions = b.bytes_positions;
     const kv_hparams *hp = &s->e->m->hp;
     out->bytes_f16 = (uint64_t)s->n * 2 * hp->n_layers * hp->n_kv * (hp->dk + hp->dv);
     out->bytes_peak = s->bytes_peak;
@@ -85,4 +88,52 @@ size_t kvist_session_streams(const kvist_session *cs, kvist_stream_report *out, 
         }
     kv_engine_leave(s->e);
     return n;
+}
+
+int kvist_session_track(kvist_session *s, bool on, kvist_error *err) {
+    if (!s) KV_FAIL(err, ARG, "track: NULL session");
+    kv_engine_enter(s->e);
+    uint32_t n = s->n;
+    kv_status st = !n && on ? kv_positions_prepare(s->e->pool, err) : KVIST_OK;
+    if (!n && !st) s->seq->track = on;
+    kv_engine_leave(s->e);
+    if (n) KV_FAIL(err, STATE, "track: the session holds %u tokens already", n);
+    return st;
+}
+
+/* Where kvist_session_kept writes; n counts on past cap. */
+typedef struct kept_list {
+    uint32_t *positions;
+    float *prices;
+    uint8_t *formats;
+    size_t n, cap;
+} kept_list;
+
+static void add_kept(kept_list *k, uint32_t position, float price, uint8_t format) {
+    size_t i = k->n++;
+    if (i >= k->cap) return;
+    if (k->positions) k->positions[i] = position;
+    if (k->prices) k->prices[i] = price;
+    if (k->formats) k->formats[i] = format;
+}
+
+size_t kvist_session_kept(const kvist_session *cs, uint32_t layer, uint32_t head, uint32_t *positions, float *prices,
+                          uint8_t *formats, size_t cap) {
+    kvist_session *s = (kvist_session *)cs;
+    kept_list k = {positions, prices, formats, 0, cap};
+    uint32_t in_page[KV_POSITIONS_MAX];
+    if (!s || layer >= s->seq->n_layers || head >= s->seq->layer_first[layer + 1] - s->seq->layer_first[layer])
+        return 0;
+    kv_engine_enter(s->e);
+    const kv_stream *st = kv_seq_stream(s->seq, layer, head);
+    for (uint32_t h = 0; s->seq->track && h < st->n_handles; h++) {
+        const kv_page_entry *e = kv_pool_entry(s->e->pool, st->handles[h].page);
+        uint32_t n = kv_positions_get(s->e->pool, st->handles[h].page, in_page);
+        for (uint32_t i = e->start; i < n; i++)
+            add_kept(&k, in_page[i], st->handles[h].price / (float)(n - e->start), e->format);
+    }
+    for (uint32_t i = 0; s->seq->track && i < st->tail_len; i++)
+        add_kept(&k, st->tail_pos + i, INFINITY, kv_format_pair(KV_F16, KV_F16));
+    kv_engine_leave(s->e);
+    return k.n;
 }

@@ -2,8 +2,12 @@
 /* Gathering and sealing; sealing of the tail while decoding; trimming of sliding windows. */
 #include "engine/sealer.h"
 
+#include "cache/positions.h"
+
 #include <math.h>
 #include <string.h>
+
+_Static_assert(KV_PAGE_TOKENS_MAX <= KV_POSITIONS_MAX, "a page's positions fit one list");
 
 kv_run_source kv_run_source_of(const kv_seq *seq, kv_stream *st, const uint16_t *k, const uint16_t *v) {
     return (kv_run_source){
@@ -46,11 +50,13 @@ kv_status kv_sealer_page(kv_sealer *se, const kv_run_source *src, const kv_page_
     kvist_engine *e = se->s->e;
     kv_stream *st = src->st;
     uint32_t page;
-    KV_TRY(kv_engine_room(e, 1, 0, err));
+    bool track = se->s->seq->track && idx;
+    KV_TRY(kv_engine_room(e, 1, track ? kv_positions_bound(n) : 0, err));
     KV_TRY(kv_stream_push(se->s->seq, st, price, &page, err));
     kv_page_entry *entry = kv_pool_entry(e->pool, page);
     entry->flags = flags;
     entry->first_pos = st->tail_pos + at + (idx ? idx[0] : 0);
+    if (track) KV_TRY(kv_positions_put(e->pool, page, st->tail_pos + at, idx, n, err));
     uint16_t *k = e->seal_k + se->tokens * src->dk, *v = e->seal_v + se->tokens * src->dv;
     for (uint32_t i = 0; i < n; i++)
         gather(src, at + (idx ? idx[i] : i), k + (size_t)i * src->dk, v + (size_t)i * src->dv);
