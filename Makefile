@@ -66,6 +66,7 @@ TARGET  := $(or $(shell $(CC) -dumpmachine 2>/dev/null),$(shell uname -m))
 FOREIGN := $(if $(filter x86_64% amd64%,$(TARGET)),,%_avx2.c %_avxvnni.c %_avx512.c) $(if $(filter aarch64% arm64%,$(TARGET)),,%_neon.c)
 LIB_SRC := $(filter-out $(FOREIGN),$(sort $(foreach m,$(MODULES),$(shell find src/$(m) -name '*.c' 2>/dev/null))))
 CLI_SRC := $(sort $(wildcard src/cli/*.c))
+CLI_HTML := $(sort $(wildcard src/cli/*.html)) # each becomes a C string: src/cli/chart.html is kv_cli_chart_page
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
 TEST_SCRIPTS := $(sort $(wildcard tests/*/test_*.sh))
 SUPPORT_SRC := $(sort $(wildcard tests/support/*.c))
@@ -77,6 +78,7 @@ SONAME := libkvist.so.$(SOVERSION)
 SHLIB := $(BUILD)/$(SONAME)
 BIN := $(BUILD)/kvist
 SUPPORT := $(BUILD)/libsupport.a
+PAGES := $(patsubst src/cli/%.html,$(BUILD)/src/cli/%_page.o,$(CLI_HTML))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(TEST_SRC))
 
 all: $(BIN)
@@ -113,6 +115,14 @@ $(BUILD)/%.o: %.c $(BUILD)/flags.stamp
 	$(call say,CC)
 	$(Q)$(CC) $(ALLFLAGS) $(ISA) -MMD -MP -c $< -o $@
 
+$(PAGES:.o=.c): $(BUILD)/src/cli/%_page.c: src/cli/%.html scripts/embed
+	@mkdir -p $(@D)
+	$(call say,EMBED)
+	$(Q)scripts/embed kv_cli_$*_page $< >$@
+$(PAGES): %.o: %.c $(BUILD)/flags.stamp
+	$(call say,CC)
+	$(Q)$(CC) $(ALLFLAGS) -c $< -o $@
+
 $(LIB): $(call obj,$(LIB_SRC)) $(BUILD)/objects.stamp
 	$(call say,AR)
 	$(Q)rm -f $@; $(AR) rcs $@ $(filter %.o,$^)
@@ -121,7 +131,7 @@ $(SHLIB): $(call obj,$(LIB_SRC)) $(BUILD)/objects.stamp
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,$(SONAME) -o $@ $(filter %.o,$^) $(LDLIBS)
 
-$(BIN): $(call obj,$(CLI_SRC)) $(LIB)
+$(BIN): $(call obj,$(CLI_SRC)) $(PAGES) $(LIB)
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(CLI_LIBS)
 

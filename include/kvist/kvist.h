@@ -246,7 +246,8 @@ const char *kvist_format_name(uint32_t format); /* NULL past the last */
 typedef struct kvist_stream_report {
     uint32_t layer, head;
     uint32_t tokens_stored, pages;
-    float mass; /* retained mass at the compression point */
+    float mass;                           /* retained mass at the compression point */
+    uint64_t bytes_true, bytes_positions; /* its part of the report's */
 } kvist_stream_report;
 /* Fills at most cap entries in layer, head order; returns how many there are. */
 size_t kvist_session_streams(const kvist_session *s, kvist_stream_report *out, size_t cap);

@@ -21,21 +21,22 @@ static void count_page(const kv_seq *s, const uint32_t *own_refs, uint32_t page,
     out->bytes_unique += (e->refs - (own_refs ? own_refs[page] : 0) == 1 ? bytes : 0) + list_bytes;
 }
 
+void kv_stream_count(const kv_seq *s, const kv_stream *st, const uint32_t *own_refs, kv_seq_bytes *out) {
+    for (uint32_t h = 0; h < st->n_handles; h++) {
+        const kv_page_entry *e = kv_pool_entry(s->pool, st->handles[h].page);
+        count_page(s, own_refs, st->handles[h].page, sizeof(kv_handle), out);
+        out->tokens_stored_sum += (uint64_t)e->n - e->start;
+    }
+    for (uint32_t t = 0; t < st->n_tail; t++) count_page(s, own_refs, st->tail[t], sizeof *st->tail, out);
+    out->tokens_stored_sum += st->tail_len;
+    uint64_t q2 = st->q2.sum ? (uint64_t)st->shape->dk * (1 + st->q2.n_rows) * sizeof(float) : 0;
+    out->bytes_true += q2;
+    out->bytes_unique += q2;
+}
+
 void kv_seq_count(const kv_seq *s, const uint32_t *own_refs, kv_seq_bytes *out) {
     *out = (kv_seq_bytes){0};
-    for (uint32_t i = 0; i < s->n_streams; i++) {
-        const kv_stream *st = &s->streams[i];
-        for (uint32_t h = 0; h < st->n_handles; h++) {
-            const kv_page_entry *e = kv_pool_entry(s->pool, st->handles[h].page);
-            count_page(s, own_refs, st->handles[h].page, sizeof(kv_handle), out);
-            out->tokens_stored_sum += (uint64_t)e->n - e->start;
-        }
-        for (uint32_t t = 0; t < st->n_tail; t++) count_page(s, own_refs, st->tail[t], sizeof *st->tail, out);
-        out->tokens_stored_sum += st->tail_len;
-        uint64_t q2 = st->q2.sum ? (uint64_t)st->shape->dk * (1 + st->q2.n_rows) * sizeof(float) : 0;
-        out->bytes_true += q2;
-        out->bytes_unique += q2;
-    }
+    for (uint32_t i = 0; i < s->n_streams; i++) kv_stream_count(s, &s->streams[i], own_refs, out);
 }
 
 #define REQUIRE(cond, ...)                                                                                             \

@@ -131,6 +131,8 @@ typedef struct kv_seq_bytes {
 /* own_refs: references by the owner's own snapshots (kv_snapshot_add_refs), which do not make a page shared; NULL:
  * none. */
 void kv_seq_count(const kv_seq *s, const uint32_t *own_refs, kv_seq_bytes *out);
+/* The part of one stream, added to out. */
+void kv_stream_count(const kv_seq *s, const kv_stream *st, const uint32_t *own_refs, kv_seq_bytes *out);
 /* Every invariant of this header, between syncs; false and a sentence in err. (That pages in use are those of sequences
  * and snapshots is for the owner of all of them: tests compare the sum with the pool's counters.) */
 bool kv_seq_check(const kv_seq *s, kv_error *err);

@@ -102,7 +102,7 @@ int kv_cli_generate(cli_generate *g);
 void kv_cli_generate_free(cli_generate *g);
 void kv_cli_sampling(const cli_options *o, kvist_sampling *out);
 
-extern const cli_command kv_cli_run, kv_cli_chat, kv_cli_compare, kv_cli_bench, kv_cli_eval, kv_cli_tokenize,
-    kv_cli_info;
+extern const cli_command kv_cli_run, kv_cli_chat, kv_cli_compare, kv_cli_chart, kv_cli_bench, kv_cli_eval,
+    kv_cli_tokenize, kv_cli_info;
 
 #endif

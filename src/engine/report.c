@@ -79,12 +79,16 @@ size_t kvist_session_streams(const kvist_session *cs, kvist_stream_report *out, 
     for (uint32_t l = 0; l < s->seq->n_layers; l++)
         for (uint32_t i = s->seq->layer_first[l]; i < s->seq->layer_first[l + 1]; i++, n++) {
             const kv_stream *st = &s->seq->streams[i];
-            if (n < cap)
-                out[n] = (kvist_stream_report){.layer = l,
-                                               .head = i - s->seq->layer_first[l],
-                                               .tokens_stored = st->tokens_sealed + st->tail_len,
-                                               .pages = st->n_handles + st->n_tail,
-                                               .mass = st->mass};
+            if (n >= cap) continue;
+            kv_seq_bytes b = {0};
+            kv_stream_count(s->seq, st, NULL, &b);
+            out[n] = (kvist_stream_report){.layer = l,
+                                           .head = i - s->seq->layer_first[l],
+                                           .tokens_stored = st->tokens_sealed + st->tail_len,
+                                           .pages = st->n_handles + st->n_tail,
+                                           .mass = st->mass,
+                                           .bytes_true = b.bytes_true,
+                                           .bytes_positions = b.bytes_positions};
         }
     kv_engine_leave(s->e);
     return n;

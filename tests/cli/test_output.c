@@ -198,7 +198,10 @@ static void cache_map(void **state) {
     assert_string_equal(kv_cli_map_shade(26, 100), "▒");
     assert_string_equal(kv_cli_map_shade(75, 100), "▓");
     assert_string_equal(kv_cli_map_shade(76, 100), "█");
-    const kvist_stream_report s[] = {{0, 0, 100, 7, 1}, {0, 1, 50, 4, 1}, {1, 0, 10, 1, 0.5f}, {1, 1, 30, 2, 0.25f}};
+    const kvist_stream_report s[] = {{.tokens_stored = 100, .pages = 7, .mass = 1},
+                                     {.head = 1, .tokens_stored = 50, .pages = 4, .mass = 1},
+                                     {.layer = 1, .tokens_stored = 10, .pages = 1, .mass = 0.5f},
+                                     {.layer = 1, .head = 1, .tokens_stored = 30, .pages = 2, .mass = 0.25f}};
     FILE *f = begin();
     kv_cli_map_print(s, 4, 100, f);
     expect(f, "layer  heads (░ a quarter of 100 tokens stored, █ all)\n"

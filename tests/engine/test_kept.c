@@ -93,8 +93,8 @@ static void check_stream(const kvist_session *s, const kvist_session *full, cons
                 break;
             }
     }
-    assert_true(compared > 10);
-    if (misplaced * 50 > compared) fail_msg("%s: %u of %u keys lie nearer to others", policy, misplaced, compared);
+    assert_true(layer || compared > 10); /* later prompts may leave a head little of the first one */
+    if (misplaced > 1 + compared / 50) fail_msg("%s: %u of %u keys lie nearer to others", policy, misplaced, compared);
     for (uint32_t i = 0; i < st->tail_len; i++) {
         assert_int_equal(pos[n - 1 - i], n_seen - 1 - i);
         assert_true(isinf(prices[n - 1 - i]) && formats[n - 1 - i] == 0);
@@ -203,10 +203,20 @@ static void watching_changes_nothing(void **state) {
         assert_int_equal(r[1].bytes_true, r[0].bytes_true + lists);
         assert_int_equal(r[1].bytes_unique, r[0].bytes_unique + lists);
         assert_int_equal(r[1].pages, r[0].pages);
-        /* position order, and recency, keep neighbours: their pages need no list */
+        kvist_stream_report sr[STREAMS];
+        assert_int_equal(kvist_session_streams(s[1], sr, STREAMS), STREAMS);
+        for (uint32_t k = 0; k < STREAMS; k++) { /* the parts make the whole */
+            r[1].bytes_true -= sr[k].bytes_true;
+            r[1].bytes_positions -= sr[k].bytes_positions;
+        }
+        assert_true(!r[1].bytes_true && !r[1].bytes_positions);
+        /* Position order, and recency, keep neighbours: their pages need no list. */
         const char *p = fixture_policies[i];
-        bool ranked = strncmp(p, "full", 4) != 0 && strcmp(p, "kivi") != 0 && strcmp(p, "streaming") != 0;
-        if (ranked != (lists > 0)) fail_msg("%s: %llu bytes of lists", fixture_policies[i], (unsigned long long)lists);
+        bool neighbours =
+                 !strcmp(p, "full") || !strncmp(p, "full,format", 11) || !strcmp(p, "kivi") || !strcmp(p, "streaming"),
+             evicts = r[0].tokens_stored < PROMPT + 299.5;
+        if ((neighbours && lists) || (evicts && !neighbours && !lists))
+            fail_msg("%s: %llu bytes of lists", p, (unsigned long long)lists);
         /* a byte or two a token, and what a list's last cell leaves unused */
         assert_true((double)lists <= 2 * STREAMS * r[0].tokens_stored + 36.0 * (double)r[0].pages);
         assert_true(logits_hash(&fx, s[0]) == logits_hash(&fx, s[1]));
