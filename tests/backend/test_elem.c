@@ -269,8 +269,8 @@ static void test_key_forms(void **state) {
     static const uint32_t dims[] = {2, 5, 16, 64, 66}, counts[] = {1, 15, 16, 17, 64, 65, 131};
     enum { G = 3, MAXN = 131 };
     for (size_t s = 0; s < sizeof dims / sizeof *dims; s++)
-        for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
-            const uint32_t d = dims[s], n = counts[c];
+        for (size_t each = 0; each < sizeof counts / sizeof *counts; each++) {
+            const uint32_t d = dims[s], n = counts[each];
             const size_t stride = n + 3, bytes = G * stride * sizeof(float);
             float *l = random_floats(G * d, 1, &seed), *sq = random_floats((size_t)G * d * d, .1f, &seed);
             uint16_t k[MAXN * 66];
