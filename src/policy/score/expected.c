@@ -17,21 +17,23 @@ static void needs(const kv_layer_policy *p, kv_score_need *out) {
     out->forms = true;
 }
 
-/* Adds a query head's softmax over keys [from, n), of the candidates, to score. NaN logits count as nothing. */
-static void add_softmax(const kv_score_input *in, const float *logit, float *score) {
+/* Adds a query head's softmax over keys [cand0, n_keys), of the candidates, to score. NaN logits count as nothing in
+ * the sum and make their own key's score NaN. e: [n_keys]. */
+static void add_softmax(const kv_score_input *in, const float *logit, float *score, float *e) {
     float top = -INFINITY;
     double sum = 0;
     for (uint32_t i = in->cand0; i < in->n_keys; i++)
         if (logit[i] > top) top = logit[i];
     if (!(top > -INFINITY)) return;
     for (uint32_t i = in->cand0; i < in->n_keys; i++)
-        if (logit[i] == logit[i]) sum += (double)expf(logit[i] - top);
-    for (uint32_t i = 0; i < in->n_cand; i++) score[i] += (float)((double)expf(logit[in->cand0 + i] - top) / sum);
+        if ((e[i] = expf(logit[i] - top)) >= 0) sum += (double)e[i];
+    float scale = (float)(1 / sum);
+    for (uint32_t i = 0; i < in->n_cand; i++) score[i] += e[in->cand0 + i] * scale;
 }
 
 static void finish(const kv_layer_policy *p, const kv_score_input *in, float *score, float *scratch) {
     for (uint32_t i = 0; i < in->n_cand; i++) score[i] = 0;
-    for (uint32_t g = 0; g < in->group; g++) add_softmax(in, in->forms + g * in->forms_stride, score);
+    for (uint32_t g = 0; g < in->group; g++) add_softmax(in, in->forms + g * in->forms_stride, score, scratch);
     kv_score_value_sums(in, in->cand0, in->n_cand, 2, scratch);
     for (uint32_t i = 0; i < in->n_cand; i++) score[i] = score[i] / (float)in->group * sqrtf(scratch[i]);
     kv_score_pool(p, score, in->n_cand, scratch);

@@ -4,8 +4,6 @@
  * and can be added up over a page. A key without direction counts as cos = 0. */
 #include "policy/score/score.h"
 
-#include "base/half.h"
-
 #include <assert.h>
 #include <math.h>
 
@@ -17,27 +15,37 @@ static void needs(const kv_layer_policy *p, kv_score_need *out) {
 /* anchor[dk] = sum of the run's keys, each times inverse[i] = 1 / |k|, in double: thousands are added up. */
 static void sum_keys(const kv_score_input *in, const float *inverse, double *anchor) {
     uint16_t rows[KV_SCORE_ROWS * KV_SCORE_MAX_DIM];
+    float wide[KV_SCORE_ROWS * KV_SCORE_MAX_DIM];
     for (uint32_t i = 0; i < in->n_keys; i += KV_SCORE_ROWS) {
         uint32_t m = in->n_keys - i < KV_SCORE_ROWS ? in->n_keys - i : KV_SCORE_ROWS;
         in->rows(in->run, i, m, rows, NULL);
+        kv_score_widen(rows, m * in->dk, wide);
         for (uint32_t r = 0; r < m; r++) {
-            if (!(inverse[i + r] > 0)) continue;
-            for (uint32_t c = 0; c < in->dk; c++)
-                anchor[c] += (double)(inverse[i + r] * kv_f16_f32(rows[(size_t)r * in->dk + c]));
+            const float *k = wide + (size_t)r * in->dk, scale = inverse[i + r];
+            if (!(scale > 0)) continue;
+            for (uint32_t c = 0; c < in->dk; c++) anchor[c] += (double)(scale * k[c]);
         }
     }
 }
 
-/* dot[i] = anchor . candidate i. */
+/* dot[i] = anchor . candidate i, in 8 stripes of ascending channels, then halves. */
 static void dot_keys(const kv_score_input *in, const double *anchor, float *dot) {
     uint16_t rows[KV_SCORE_ROWS * KV_SCORE_MAX_DIM];
+    float wide[KV_SCORE_ROWS * KV_SCORE_MAX_DIM];
     for (uint32_t i = 0; i < in->n_cand; i += KV_SCORE_ROWS) {
         uint32_t m = in->n_cand - i < KV_SCORE_ROWS ? in->n_cand - i : KV_SCORE_ROWS;
         in->rows(in->run, in->cand0 + i, m, rows, NULL);
+        kv_score_widen(rows, m * in->dk, wide);
         for (uint32_t r = 0; r < m; r++) {
-            double sum = 0;
-            for (uint32_t c = 0; c < in->dk; c++) sum += anchor[c] * (double)kv_f16_f32(rows[(size_t)r * in->dk + c]);
-            dot[i + r] = (float)sum;
+            const float *k = wide + (size_t)r * in->dk;
+            double lane[8] = {0};
+            uint32_t c = 0;
+            for (; c + 8 <= in->dk; c += 8)
+                for (uint32_t e = 0; e < 8; e++) lane[e] += anchor[c + e] * (double)k[c + e];
+            for (uint32_t e = 0; c + e < in->dk; e++) lane[e] += anchor[c + e] * (double)k[c + e];
+            for (uint32_t half = 4; half; half /= 2)
+                for (uint32_t e = 0; e < half; e++) lane[e] += lane[e + half];
+            dot[i + r] = (float)lane[0];
         }
     }
 }
