@@ -137,6 +137,7 @@ typedef struct kvist_engine_params {
     uint32_t ubatch;       /* prompt rows a micro-step at most; 0: 512. Never changes a result */
     uint32_t max_sessions; /* sessions decoded in one batch at most; 0: 64 */
     uint64_t kv_bytes;     /* --kv-mem: pages, snapshots, prefill scratch; 0: enough for one full f16 context */
+    uint32_t shadows;      /* sessions that will have a shadow: room for them in the default kv_bytes */
     int32_t precise;       /* 0: 8-bit activations; 1: f32 matrix products; 2: attention in f32 too */
     kvist_log_fn log;
     void *log_user;
@@ -190,6 +191,13 @@ int kvist_session_truncate(kvist_session *s, size_t n, kvist_error *err);
 /* Changes the policy for what follows; pages already sealed stay as they are. */
 int kvist_session_set_policy(kvist_session *s, const char *policy, kvist_error *err);
 
+/* The shadow check, an instrument: a full f16 copy of K and V is kept beside the cache, and at every generated position
+ * that is a multiple of `every` one layer's attention (the layers in turn) is also computed over it. The report then
+ * says what attention mass the cache really retains and how far the layer's output is off, beside the estimate. Costs
+ * the bytes of an f16 cache of the engine's context (bytes_shadow: charged to kv_bytes, not part of bytes_true) and
+ * changes no token. every 0: off. KVIST_E_STATE when the session holds tokens already. */
+int kvist_session_set_shadow(kvist_session *s, uint32_t every, kvist_error *err);
+
 size_t kvist_session_length(const kvist_session *s);         /* logical tokens */
 const int32_t *kvist_session_tokens(const kvist_session *s); /* owned by the session */
 void kvist_session_on_progress(kvist_session *s, kvist_progress_fn fn, void *user);
@@ -229,7 +237,12 @@ typedef struct kvist_report {
     double mass_mean, mass_min; /* retained attention mass, 0..1, over KV heads */
     uint64_t mass_position;     /* token count at the compression point the masses come from */
     uint32_t mass_min_layer, mass_min_head;
-    uint64_t pages; /* referenced */
+    double guard;                 /* least retained mass the policy asks of every head; 0: no guard */
+    bool guard_met;               /* every head retains it */
+    uint32_t guard_heads_widened; /* KV heads that keep pages beyond their budget for it */
+    uint32_t guard_heads_unmet;   /* KV heads that retain less; kvist_session_streams names both */
+    uint64_t pages_guard;         /* of pages: kept for the guard only */
+    uint64_t pages;               /* referenced */
     uint64_t pages_by_format[KVIST_MAX_FORMATS];
     uint64_t pages_dropped_pressure;
     uint64_t bytes_positions;               /* of bytes_true: positions of kept tokens (kvist_session_track) */
@@ -237,6 +250,11 @@ typedef struct kvist_report {
     double score_seconds; /* of prefill_seconds: column sums of attention, for scores and retained mass */
     double seal_seconds;  /* of prefill_seconds: ranking, selecting, encoding pages, settling tails */
     uint64_t prefill_tokens, decode_tokens;
+    /* the shadow check (kvist_session_set_shadow); masses over the KV heads of the layers checked so far */
+    uint64_t bytes_shadow, shadow_steps;              /* 0: none */
+    double shadow_mass_mean, shadow_mass_min;         /* retained mass, measured */
+    double shadow_estimate_mean, shadow_estimate_min; /* of the same heads, as estimated at the compression point */
+    double shadow_error_mean, shadow_error_max;       /* of a layer's attention output: |o - o_full| / |o_full| */
 } kvist_report;
 /* Any thread. */
 void kvist_session_report(const kvist_session *s, kvist_report *out);
@@ -248,6 +266,8 @@ typedef struct kvist_stream_report {
     uint32_t tokens_stored, pages;
     float mass;                           /* retained mass at the compression point */
     uint64_t bytes_true, bytes_positions; /* its part of the report's */
+    uint32_t pages_guard;                 /* of pages: kept for the guard only; above 0: the head was widened */
+    bool guard_unmet;                     /* the policy's guard asks for more than mass */
 } kvist_stream_report;
 /* Fills at most cap entries in layer, head order; returns how many there are. */
 size_t kvist_session_streams(const kvist_session *s, kvist_stream_report *out, size_t cap);

@@ -14,7 +14,13 @@
 #define KV_NO_PAGE UINT32_MAX
 
 /* K format in the low 4 bits, V format in the high 4. */
-enum { KV_PAGE_SINK = 1, KV_PAGE_LOCAL = 2, KV_PAGE_SCORED = 4, KV_PAGE_LISTED = 8 /* positions.h */ };
+enum {
+    KV_PAGE_SINK = 1,
+    KV_PAGE_LOCAL = 2,
+    KV_PAGE_SCORED = 4,
+    KV_PAGE_LISTED = 8, /* positions.h */
+    KV_PAGE_GUARD = 16  /* beyond the budget, for the guard */
+};
 
 typedef struct kv_page_entry {
     uint32_t refs;

@@ -32,7 +32,7 @@ typedef struct cli_options {
     cli_list kv, vs, vs_args, positional;
     cli_u32s n_prompt, n_gen, depth, n_parallel;
     int32_t n_predict, top_k, n_gpu_layers;
-    uint32_t n_ctx, threads, batch, ubatch, prompt_tokens, chunks, step, reps, repeat_last_n, vs_limit, vs_once;
+    uint32_t n_ctx, threads, batch, ubatch, prompt_tokens, chunks, step, reps, repeat_last_n, vs_limit, vs_once, shadow;
     uint64_t kv_mem;
     int64_t seed;
     float temp, top_p, min_p, repeat_penalty;

@@ -139,9 +139,7 @@ static int read_and_answer(chat *c) {
     int rc = kv_cli_generate(&g);
     kv_cli_interrupt_at_prompt();
     if (rc == KV_CLI_OK && c->o->json) {
-        kvist_report r;
-        kvist_session_report(c->s, &r);
-        json_t *row = kv_out_json_report(&r);
+        json_t *row = kv_cli_json_report(c->s);
         json_object_set_new(row, "finish", json_string(g.finish));
         kv_out_json_text(row, "text", g.text, g.len);
         kv_out_json_line(row, stdout);
@@ -196,7 +194,7 @@ static void show_map(const chat *c) {
     if (!v) return;
     n = kvist_session_streams(c->s, v, n);
     kv_cli_map_print(v, n, r.tokens_seen, stderr);
-    kv_out_report(&r, stderr);
+    kv_cli_report(c->s, stderr);
     kv_free(v);
 }
 
@@ -263,9 +261,7 @@ static int command(chat *c, const char *line, bool *quit) {
         else
             show_map(c);
     } else if (n == 7 && !strncmp(line, "/report", n)) {
-        kvist_report r;
-        kvist_session_report(c->s, &r);
-        kv_out_report(&r, stderr);
+        kv_cli_report(c->s, stderr);
     } else if (n == 5 && !strncmp(line, "/undo", n)) {
         if (!c->n_turns)
             fprintf(stderr, "nothing to take back\n");
@@ -327,9 +323,7 @@ static int run_chat(const cli_options *o) {
     if (rc == KV_CLI_OK) {
         kv_cli_sampling(o, &c.sampling);
         rc = converse(&c);
-        kvist_report r;
-        kvist_session_report(c.s, &r);
-        if (c.n_turns && !o->quiet && !o->json) kv_out_report(&r, stderr);
+        if (c.n_turns && !o->quiet && !o->json) kv_cli_report(c.s, stderr);
     }
     while (c.n_turns) drop_turn(&c);
     kvist_session_close(&c.s);

@@ -40,6 +40,7 @@ int kv_cli_open_engine(const cli_options *o, uint32_t n_ctx, uint32_t max_sessio
                              .ubatch = o->ubatch,
                              .max_sessions = max_sessions,
                              .kv_bytes = o->kv_mem,
+                             .shadows = o->shadow ? max_sessions : 0,
                              .precise = !o->precise   ? 0
                                         : *o->precise ? 2
                                                       : 1,
@@ -229,4 +230,35 @@ char *kv_cli_text(const kvist_model *m, const int32_t *ids, size_t n) {
     }
     kv_free(raw);
     return out;
+}
+
+/* ---------------------------------------------------------------- reports */
+
+/* All streams of a session, kv_malloc'd; NULL without memory, and nothing is named then. */
+static kvist_stream_report *streams_of(const kvist_session *s, size_t *n) {
+    *n = kvist_session_streams(s, NULL, 0);
+    kvist_stream_report *v = kv_malloc(*n * sizeof *v + 1);
+    *n = v ? kvist_session_streams(s, v, *n) : 0;
+    return v;
+}
+
+void kv_cli_report(const kvist_session *s, FILE *out) {
+    kvist_report r;
+    size_t n;
+    kvist_stream_report *v = streams_of(s, &n);
+    kvist_session_report(s, &r);
+    kv_out_report(&r, out);
+    kv_out_guard_heads(&r, v, n, out);
+    kv_free(v);
+}
+
+json_t *kv_cli_json_report(const kvist_session *s) {
+    kvist_report r;
+    size_t n;
+    kvist_stream_report *v = streams_of(s, &n);
+    kvist_session_report(s, &r);
+    json_t *o = kv_out_json_report(&r);
+    kv_out_json_guard_heads(o, &r, v, n);
+    kv_free(v);
+    return o;
 }

@@ -15,7 +15,7 @@
 
 /* ---- option groups */
 extern const cli_opt kv_cli_opts_model[], kv_cli_opts_prompt[], kv_cli_opts_chat[], kv_cli_opts_predict[],
-    kv_cli_opts_kv[], kv_cli_opts_sampling[], kv_cli_opts_output[], kv_cli_opts_precise[];
+    kv_cli_opts_kv[], kv_cli_opts_shadow[], kv_cli_opts_sampling[], kv_cli_opts_output[], kv_cli_opts_precise[];
 void kv_cli_options_default(cli_options *o);
 
 /* ---- messages: "kvist: ..." on stderr */
@@ -80,6 +80,10 @@ typedef struct cli_progress {
 void kv_cli_progress_init(cli_progress *p, const cli_options *o, const char *what);
 bool kv_cli_session_progress(void *user, uint64_t done, uint64_t total);        /* kvist_progress_fn */
 bool kv_cli_watch(void *user, const char *what, uint64_t done, uint64_t total); /* kv_watch */
+
+/* ---- a session's report, with the heads its guard widened or missed by name (output.h) */
+void kv_cli_report(const kvist_session *s, FILE *out);
+json_t *kv_cli_json_report(const kvist_session *s);
 
 /* ---- generation */
 typedef struct cli_generate {

@@ -151,6 +151,7 @@ static int measure(task *t) {
                            .n_predict = t->n_predict,
                            .ignore_end = t->o->ignore_eos,
                            .min_timed = MIN_TIMED,
+                           .shadow = t->o->shadow,
                            .watch = {kv_cli_watch, &progress}};
     kv_compare *c = NULL;
     kvist_error err;
@@ -255,6 +256,12 @@ static void print_table(const task *t) {
     kv_out_table_print(&tab, stdout);
     kv_out_table_free(&tab);
     for (uint32_t p = 0; p < t->n_done; p++)
+        if (t->results[p].report.guard > 0 || t->results[p].report.bytes_shadow) {
+            printf("%s:\n", t->policies[p]);
+            kv_out_guard(&t->results[p].report, stdout);
+            kv_out_guard_heads(&t->results[p].report, t->results[p].streams, t->results[p].n_streams, stdout);
+        }
+    for (uint32_t p = 0; p < t->n_done; p++)
         if (!t->results[p].report.share_met)
             printf("%s: the share asked for was not met: %s\n", t->policies[p], t->results[p].report.share_note);
 }
@@ -263,6 +270,7 @@ static void print_json(const task *t) {
     for (uint32_t p = 0; p < t->n_done; p++) {
         const kv_compare_result *r = &t->results[p];
         json_t *o = kv_out_json_report(&r->report);
+        kv_out_json_guard_heads(o, &r->report, r->streams, r->n_streams);
         kv_out_json_real(o, "prefill_tps", r->prefill_tps);
         kv_out_json_real(o, "decode_tps", r->decode_tps);
         kv_out_json_real(o, "kld_mean", r->kld_mean);
@@ -332,9 +340,16 @@ static const cli_opt opts[] = {{"--questions", "FILE", CLI_STR, offsetof(cli_opt
                                {"--prompt-tokens", "N", CLI_U32, offsetof(cli_options, prompt_tokens), 1, 16777216,
                                 "cut the prompt to N tokens (with a chat template: its text)"},
                                {0}};
-static const cli_opt *const groups[] = {kv_cli_opts_model,   kv_cli_opts_prompt,  opts,
-                                        kv_cli_opts_chat,    kv_cli_opts_predict, kv_cli_opts_kv,
-                                        kv_cli_opts_precise, kv_cli_opts_output,  NULL};
+static const cli_opt *const groups[] = {kv_cli_opts_model,
+                                        kv_cli_opts_prompt,
+                                        opts,
+                                        kv_cli_opts_chat,
+                                        kv_cli_opts_predict,
+                                        kv_cli_opts_kv,
+                                        kv_cli_opts_shadow,
+                                        kv_cli_opts_precise,
+                                        kv_cli_opts_output,
+                                        NULL};
 
 const cli_command kv_cli_compare = {
     "compare",

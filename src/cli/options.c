@@ -59,6 +59,12 @@ const cli_opt kv_cli_opts_kv[] = {
     {"-ctv,--cache-type-v", "TYPE", CLI_STR, AT(ctv), 0, 0, "the same for V"},
     {0}};
 
+const cli_opt kv_cli_opts_shadow[] = {{"--shadow", "N", CLI_U32, AT(shadow), 1, 1e9,
+                                       "keep a full f16 copy beside the cache and compute one layer's\nattention over "
+                                       "it at every N-th position generated: "
+                                       "the report says\nhow much attention the cache really retains"},
+                                      {0}};
+
 const cli_opt kv_cli_opts_sampling[] = {
     {"-s,--seed", "N", CLI_I64, AT(seed), -1, 9e15, "seed of the draw (default -1: from the clock)"},
     {"--temp,--temperature", "X", CLI_F32, AT(temp), 0, 100, "temperature (0.8; 0: greedy)"},

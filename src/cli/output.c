@@ -211,6 +211,26 @@ static void set_u64(json_t *o, const char *key, uint64_t v) {
     json_object_set_new(o, key, json_integer((json_int_t)v));
 }
 
+static void set_guard(json_t *o, const kvist_report *r) {
+    kv_out_json_real(o, "guard", r->guard);
+    json_object_set_new(o, "guard_met", json_boolean(r->guard_met));
+    set_u64(o, "guard_heads_widened", r->guard_heads_widened);
+    set_u64(o, "guard_heads_unmet", r->guard_heads_unmet);
+    set_u64(o, "pages_guard", r->pages_guard);
+}
+
+static void set_shadow(json_t *o, const kvist_report *r) {
+    set_u64(o, "bytes_shadow", r->bytes_shadow);
+    set_u64(o, "shadow_steps", r->shadow_steps);
+    if (!r->shadow_steps) return;
+    kv_out_json_real(o, "shadow_mass_mean", r->shadow_mass_mean);
+    kv_out_json_real(o, "shadow_mass_min", r->shadow_mass_min);
+    kv_out_json_real(o, "shadow_estimate_mean", r->shadow_estimate_mean);
+    kv_out_json_real(o, "shadow_estimate_min", r->shadow_estimate_min);
+    kv_out_json_real(o, "shadow_output_error_mean", r->shadow_error_mean);
+    kv_out_json_real(o, "shadow_output_error_max", r->shadow_error_max);
+}
+
 json_t *kv_out_json_report(const kvist_report *r) {
     json_t *o = json_object();
     kv_out_json_text(o, "policy", r->policy, strlen(r->policy));
@@ -225,6 +245,8 @@ json_t *kv_out_json_report(const kvist_report *r) {
     if (!r->share_met) kv_out_json_text(o, "share_note", r->share_note, strlen(r->share_note));
     kv_out_json_real(o, "mass_mean", r->mass_mean);
     kv_out_json_real(o, "mass_min", r->mass_min);
+    if (r->guard > 0) set_guard(o, r);
+    if (r->bytes_shadow) set_shadow(o, r);
     kv_out_json_real(o, "prefill_tps", kv_out_rate(r->prefill_tokens, r->prefill_seconds));
     kv_out_json_real(o, "decode_tps", kv_out_rate(r->decode_tokens, r->decode_seconds));
     set_u64(o, "pages_dropped_pressure", r->pages_dropped_pressure);
@@ -235,6 +257,22 @@ json_t *kv_out_json_report(const kvist_report *r) {
     return o;
 }
 
+void kv_out_json_guard_heads(json_t *o, const kvist_report *r, const kvist_stream_report *v, size_t n) {
+    if (r->guard <= 0) return;
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) {
+        if (!v[i].pages_guard && !v[i].guard_unmet) continue;
+        json_t *head = json_object();
+        set_u64(head, "layer", v[i].layer);
+        set_u64(head, "head", v[i].head);
+        kv_out_json_real(head, "mass", v[i].mass);
+        set_u64(head, "pages_guard", v[i].pages_guard);
+        json_object_set_new(head, "met", json_boolean(!v[i].guard_unmet));
+        json_array_append_new(list, head);
+    }
+    json_object_set_new(o, "guard_heads", list);
+}
+
 void kv_out_json_line(json_t *o, FILE *out) {
     json_dumpf(o, out, JSON_COMPACT | JSON_REAL_PRECISION(9));
     fputc('\n', out);
@@ -243,6 +281,61 @@ void kv_out_json_line(json_t *o, FILE *out) {
 }
 
 /* ---------------------------------------------------------------- the closing report */
+
+static void report_guard(const kvist_report *r, FILE *out) {
+    fprintf(out, "guard   %g ", r->guard);
+    if (r->guard_met)
+        fprintf(out, "met by every head");
+    else
+        fprintf(out, "not met by %u head%s", r->guard_heads_unmet, r->guard_heads_unmet == 1 ? "" : "s");
+    fprintf(out, "; %u widened, by %llu pages\n", r->guard_heads_widened, (unsigned long long)r->pages_guard);
+}
+
+static void report_shadow(const kvist_report *r, FILE *out) {
+    char a[32];
+    kv_out_bytes(a, sizeof a, r->bytes_shadow);
+    if (!r->shadow_steps) {
+        fprintf(out, "shadow  nothing checked; %s aside\n", a);
+        return;
+    }
+    fprintf(out,
+            "shadow  mass %.3f, least %.3f (estimate %.3f, %.3f); output off by %.3f, at most %.3f; %llu checks, %s "
+            "aside\n",
+            r->shadow_mass_mean, r->shadow_mass_min, r->shadow_estimate_mean, r->shadow_estimate_min,
+            r->shadow_error_mean, r->shadow_error_max, (unsigned long long)r->shadow_steps, a);
+}
+
+/* One line: the heads of one kind, at most eight by name. */
+static void name_heads(const kvist_stream_report *v, size_t n, bool unmet, FILE *out) {
+    enum { NAMED = 8 };
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (unmet ? !v[i].guard_unmet : !v[i].pages_guard) continue;
+        if (count++ >= NAMED) continue;
+        fprintf(out, "%s %u/%u",
+                count > 1 ? ","
+                : unmet   ? "        not met (layer/head):"
+                          : "        widened (layer/head):",
+                v[i].layer, v[i].head);
+        if (unmet)
+            fprintf(out, " %.3f", (double)v[i].mass);
+        else
+            fprintf(out, " +%u", v[i].pages_guard);
+    }
+    if (count > NAMED) fprintf(out, ", %zu more", count - NAMED);
+    if (count) fputc('\n', out);
+}
+
+void kv_out_guard_heads(const kvist_report *r, const kvist_stream_report *v, size_t n, FILE *out) {
+    if (r->guard <= 0) return;
+    name_heads(v, n, false, out);
+    name_heads(v, n, true, out);
+}
+
+void kv_out_guard(const kvist_report *r, FILE *out) {
+    if (r->guard > 0) report_guard(r, out);
+    if (r->bytes_shadow) report_shadow(r, out);
+}
 
 void kv_out_report(const kvist_report *r, FILE *out) {
     char a[32], b[32], c[32];
@@ -261,6 +354,7 @@ void kv_out_report(const kvist_report *r, FILE *out) {
     if (r->mass_min < 1)
         fprintf(out, "mass    %.3f of attention kept, least %.3f (layer %u, head %u), at token %s\n", r->mass_mean,
                 r->mass_min, r->mass_min_layer, r->mass_min_head, kv_out_count(a, sizeof a, r->mass_position));
+    kv_out_guard(r, out);
     if (!r->share_met) fprintf(out, "share   not met: %s\n", r->share_note);
     if (r->pages_dropped_pressure)
         fprintf(out, "pressure dropped %s pages\n", kv_out_count(a, sizeof a, r->pages_dropped_pressure));

@@ -61,7 +61,14 @@ void kv_out_json_real(json_t *o, const char *key, double v);
 /* Not valid UTF-8: U+FFFD in its place. */
 void kv_out_json_text(json_t *o, const char *key, const char *s, size_t len);
 
+/* "guard_heads": the KV heads that the guard widened or that retain less than it asks; nothing without a guard. */
+void kv_out_json_guard_heads(json_t *o, const kvist_report *r, const kvist_stream_report *v, size_t n);
+
 /* The closing report of run and chat, for people. */
 void kv_out_report(const kvist_report *r, FILE *out);
+/* Its lines about the guard and the shadow check; nothing where there is neither. */
+void kv_out_guard(const kvist_report *r, FILE *out);
+/* The same heads by name, the first few of each kind. */
+void kv_out_guard_heads(const kvist_report *r, const kvist_stream_report *v, size_t n, FILE *out);
 
 #endif

@@ -7,8 +7,8 @@
 #include "base/os.h"
 #include "cli/common.h"
 
-static void print_json(const kvist_report *r, const cli_generate *g, double ttft_ms, size_t n_prompt, uint64_t seed) {
-    json_t *o = kv_out_json_report(r);
+static void print_json(const kvist_session *s, const cli_generate *g, double ttft_ms, size_t n_prompt, uint64_t seed) {
+    json_t *o = kv_cli_json_report(s);
     kv_out_json_real(o, "ttft_ms", ttft_ms);
     json_object_set_new(o, "tokens_prompt", json_integer((json_int_t)n_prompt));
     json_object_set_new(o, "tokens_generated", json_integer(g->n_tokens));
@@ -25,6 +25,10 @@ static int answer(const cli_options *o, cli_engine *e, uint32_t n_ctx, int32_t n
     kvist_error err;
     kv_cli_policies(o, &pol);
     if (kvist_session_create(e->engine, pol.v[0], &s, &err)) return kv_cli_error(&err);
+    if (o->shadow && kvist_session_set_shadow(s, o->shadow, &err)) {
+        kvist_session_close(&s);
+        return kv_cli_error(&err);
+    }
     cli_progress progress;
     kv_cli_progress_init(&progress, o, "reading the prompt");
     kv_cli_interrupt_install();
@@ -49,17 +53,15 @@ static int answer(const cli_options *o, cli_engine *e, uint32_t n_ctx, int32_t n
                       .out = o->json ? NULL : stdout};
     int rc = kv_cli_generate(&g);
     if (rc == KV_CLI_OK) {
-        kvist_report r;
-        kvist_session_report(s, &r);
         double ttft = g.first_ns ? (double)(g.first_ns - t0) * 1e-6 : 0;
         if (o->json)
-            print_json(&r, &g, ttft, n, sampling.seed);
+            print_json(s, &g, ttft, n, sampling.seed);
         else if (!g.len || g.text[g.len - 1] != '\n')
             fputc('\n', stdout);
         fflush(stdout);
         if (!o->quiet && !o->json) {
             fputc('\n', stderr);
-            kv_out_report(&r, stderr);
+            kv_cli_report(s, stderr);
             fprintf(stderr, "answer  %u tokens, ended by %s; first token after %.0f ms", g.n_tokens,
                     !strcmp(g.finish, "stop")      ? "an end token"
                     : !strcmp(g.finish, "length")  ? "-n"
@@ -105,9 +107,9 @@ static int run(const cli_options *o) {
     return rc;
 }
 
-static const cli_opt *const groups[] = {kv_cli_opts_model,   kv_cli_opts_prompt, kv_cli_opts_chat,
-                                        kv_cli_opts_predict, kv_cli_opts_kv,     kv_cli_opts_sampling,
-                                        kv_cli_opts_precise, kv_cli_opts_output, NULL};
+static const cli_opt *const groups[] = {
+    kv_cli_opts_model,  kv_cli_opts_prompt,   kv_cli_opts_chat,    kv_cli_opts_predict, kv_cli_opts_kv,
+    kv_cli_opts_shadow, kv_cli_opts_sampling, kv_cli_opts_precise, kv_cli_opts_output,  NULL};
 
 const cli_command kv_cli_run = {
     "run",

@@ -6,6 +6,9 @@
  */
 #include "engine/job.h"
 #include "engine/sealer.h"
+#include "engine/shadow.h"
+
+#include "policy/guard.h"
 
 #include <assert.h>
 #include <string.h>
@@ -17,11 +20,12 @@ typedef struct span {
     uint32_t sink, cand, recent;
 } span;
 
-/* The ranked and cut candidates of one stream: order[] and n pages of it, in the job's scratch. */
+/* The ranked and cut candidates of one stream: order[] and n pages of it, in the job's scratch. The first `own` are the
+ * stream's whatever a selection says: none where it is global. */
 typedef struct cut {
-    const uint32_t *order;
-    const kv_page_plan *pages;
-    uint32_t n;
+    uint32_t *order;
+    kv_page_plan *pages;
+    uint32_t n, own;
 } cut;
 
 static uint32_t group_of(const kv_job_target *t) { return t->j->e->m->hp.n_q / t->j->e->m->hp.n_kv; }
@@ -83,7 +87,8 @@ static void begin_masses(kv_job_target *t, uint32_t head, span sp) {
     kv_job_stream *js = job_stream(t, head);
     const float *sink_mass = t->j->passes[t->mass_pass].sink_mass;
     uint32_t g = group_of(t);
-    for (uint32_t i = 0; i < g; i++) js->all[i] = (double)t->mass_rows - sink_mass[head * g + i];
+    js->queries = t->mass_rows;
+    for (uint32_t i = 0; i < g; i++) js->all[i] = js->queries - sink_mass[head * g + i];
     add_mass(t, head, 0, sp.sink, js->all, -1.0);
     add_mass(t, head, sp.sink + sp.cand, sp.sink + sp.cand + sp.recent, js->all, -1.0);
     add_mass(t, head, sp.sink, sp.sink + sp.cand, js->evicted,
@@ -138,23 +143,60 @@ static void score_stream(const kv_job_target *t, const kv_run_source *src, uint3
     kv_score_stream(&t->lp, &in, score, j->score_scratch);
 }
 
-/* Scores, ranks and cuts a stream. The result lies in scratch: of its own by head where the selection is global, else
- * until the next stream's. Where scores decided the layer's counts they are there already. */
-static cut cut_stream(kv_job_target *t, const kv_run_source *src, uint32_t head, span sp) {
+static uint32_t local_of(const kv_job_target *t, span sp) { return min_u32(t->plan.n_local, sp.cand); }
+
+/* Ranked candidates that a stream's budget pages: all of them where the selection is global. */
+static uint32_t keep_of(const kv_job_target *t, uint32_t head, span sp) {
+    uint32_t layer = t->j->layer, ranked = sp.cand - local_of(t, sp);
+    if (t->plan.global) return ranked;
+    return min_u32(kv_plan_keep(&t->plan, t->layout.tokens, layer, t->s->seq->layer_first[layer] + head), ranked);
+}
+
+/* Where a stream's scores lie: of all heads of the layer where they decide its counts. */
+static float *score_of(const kv_job_target *t, uint32_t head) {
+    return t->j->score + (t->plan.by_scores ? (size_t)head * t->j->keys : 0);
+}
+
+/* Ranks and cuts a stream whose scores are there. The result lies in scratch: of its own by head where pages
+ * are up for selection, else until the next stream's. */
+static cut cut_scored(kv_job_target *t, uint32_t head, span sp, uint32_t keep) {
     kv_job *j = t->j;
-    uint32_t local = min_u32(t->plan.n_local, sp.cand), ranked = sp.cand - local, keep = ranked, P = t->layout.tokens;
-    uint32_t unit = t->plan.mean_tokens;
-    float *score = j->score + (t->plan.by_scores ? (size_t)head * j->keys : 0);
-    if (!t->plan.by_scores) score_stream(t, src, head, sp, score);
-    if (!t->plan.global)
-        keep = unit = min_u32(kv_plan_keep(&t->plan, P, j->layer, t->s->seq->layer_first[j->layer] + head), ranked);
-    size_t slot = t->plan.global ? head : 0;
-    uint32_t *order = j->order + slot * j->keys;
-    kv_page_plan *pages = j->cuts + slot * j->cap_cuts;
-    return (cut){
-        .order = order,
-        .pages = pages,
-        .n = kv_cut_pages(score, sp.cand, local, keep, P, t->plan.global, unit, order, pages, j->cut_scratch)};
+    size_t slot = kv_job_selects(t) ? head : 0;
+    cut c = {.order = j->order + slot * j->keys, .pages = j->cuts + slot * j->cap_cuts};
+    c.n = kv_cut_pages(score_of(t, head), sp.cand, local_of(t, sp), keep, t->layout.tokens, t->plan.global,
+                       t->plan.global ? t->plan.mean_tokens : keep, c.order, c.pages, j->cut_scratch);
+    c.own = t->plan.global ? 0 : c.n;
+    return c;
+}
+
+static cut cut_stream(kv_job_target *t, const kv_run_source *src, uint32_t head, span sp) {
+    if (!t->plan.by_scores) score_stream(t, src, head, sp, score_of(t, head));
+    return cut_scored(t, head, sp, keep_of(t, head, sp));
+}
+
+/* What a head retains with its own pages alone. */
+static double retained_by_own(const kv_job_target *t, uint32_t head, span sp, const cut *c) {
+    const kv_job_stream *js = job_stream(t, head);
+    uint32_t g = group_of(t);
+    double least = 1;
+    for (uint32_t i = 0; i < g; i++) {
+        double evicted = js->evicted[i];
+        for (uint32_t p = 0; p < c->own; p++) evicted -= page_mass(t, head * g + i, c->order, &c->pages[p], sp.sink);
+        double kept = kv_guard_retained(&js->all[i], &evicted, 1, js->queries);
+        if (kept < least) least = kept;
+    }
+    return least;
+}
+
+/* A count that the guard may pass. A stream whose own pages retain too little fills its last one, and the candidates
+ * beyond are cut by rank into pages that are up for selection. */
+static cut cut_guarded(kv_job_target *t, const kv_run_source *src, uint32_t head, span sp, double target) {
+    cut c = cut_stream(t, src, head, sp);
+    if (retained_by_own(t, head, sp, &c) >= target) return c;
+    uint32_t local = local_of(t, sp), P = t->layout.tokens, keep = keep_of(t, head, sp), whole = (keep + P - 1) / P * P;
+    if (whole != keep) c = cut_scored(t, head, sp, keep = min_u32(whole, sp.cand - local));
+    c.n += kv_cut_rest(score_of(t, head), sp.cand, local, keep, P, c.order, c.pages + c.n, t->j->cut_scratch);
+    return c;
 }
 
 /* Counts of the layer's streams, where their scores decide them. */
@@ -189,37 +231,55 @@ static kv_status seal_ranked(kv_job_target *t, kv_sealer *se, const kv_run_sourc
     return KVIST_OK;
 }
 
-/* Remembers a stream's pages for the global selection; births are given when (and if) a page is sealed. */
-static kv_status offer_pages(kv_job_target *t, const kv_run_source *src, uint32_t head, span sp, kv_error *err) {
+/* Remembers a stream's pages for the selection; births are given when (and if) a page is sealed. */
+static kv_status offer_pages(kv_job_target *t, uint32_t head, kv_error *err) {
+    kv_run_source src = run_of(t, head);
+    span sp = span_of(t, src.st);
     kv_job_stream *js = job_stream(t, head);
-    cut c = cut_stream(t, src, head, sp);
-    uint32_t g = group_of(t);
+    double target = kv_guard_target(t->policy.guard, src.st->mass);
+    cut c = t->plan.global ? cut_stream(t, &src, head, sp) : cut_guarded(t, &src, head, sp, target);
+    uint32_t g = group_of(t), n_guard = 0;
     float *price = t->j->price;
     assert(c.n <= js->cap_pages);
     js->n_pages = c.n;
+    js->n_own = c.own;
     for (uint32_t i = 0; i < c.n; i++) {
         price[i] = c.pages[i].price;
         js->pages[i].sealed = true;
         for (uint32_t q = 0; q < g; q++)
             js->page_mass[(size_t)i * g + q] = page_mass(t, head * g + q, c.order, &c.pages[i], sp.sink);
     }
-    return kv_gsel_add(t->gsel, t->j->layer, head, price, c.n, err);
+    kv_guard_stream offered = {.price = price + c.own,
+                               .mass = js->page_mass + (size_t)c.own * g,
+                               .all = js->all,
+                               .n = c.n - c.own,
+                               .group = g,
+                               .queries = js->queries};
+    if (t->plan.guard_pages) n_guard = kv_guard_prefix(&offered, target, t->j->guard_scratch);
+    return kv_gsel_add_guarded(t->gsel, t->j->layer, head, offered.price, offered.n, n_guard, err);
 }
 
-/* A page that leaves the global set: not sealed if it is this layer's, else its handle is removed and the page freed.
- */
+/* The handle of a page that was sealed in this sync; NULL: not sealed. */
+static kv_handle *handle_of(const kv_job_target *t, const kv_gsel_drop *d) {
+    uint32_t si = t->s->seq->layer_first[d->layer] + d->head;
+    const kv_job_stream *js = &t->streams[si];
+    const kv_stream *st = &t->s->seq->streams[si];
+    for (uint32_t h = st->n_handles; h-- > 0;)
+        if (st->handles[h].birth == js->pages[js->n_own + d->page].birth) return &st->handles[h];
+    return NULL;
+}
+
+/* A page that leaves the selection: not sealed if it is this layer's, else its handle is removed and the page freed. */
 static void drop_page(kv_job_target *t, const kv_gsel_drop *d) {
     uint32_t si = t->s->seq->layer_first[d->layer] + d->head, g = group_of(t);
     kv_job_stream *js = &t->streams[si];
-    js->pages[d->page].sealed = false;
+    uint32_t page = js->n_own + d->page;
+    js->pages[page].sealed = false;
     if (d->layer == t->j->layer) return;
-    for (uint32_t i = 0; i < g; i++) js->evicted[i] += js->page_mass[(size_t)d->page * g + i];
+    for (uint32_t i = 0; i < g; i++) js->evicted[i] += js->page_mass[(size_t)page * g + i];
     kv_stream *st = &t->s->seq->streams[si];
-    for (uint32_t h = st->n_handles; h-- > 0;)
-        if (st->handles[h].birth == js->pages[d->page].birth) {
-            kv_stream_remove(t->s->seq, st, h);
-            return;
-        }
+    const kv_handle *h = handle_of(t, d);
+    if (h) kv_stream_remove(t->s->seq, st, (uint32_t)(h - st->handles));
 }
 
 /* What the selection left of a stream that was offered. */
@@ -244,8 +304,8 @@ static kv_status evict_stream(kv_job_target *t, kv_sealer *se, uint32_t head, kv
     float *q2 = kv_sealer_q2(se);
     kv_q2_mean(src.st, end, q2);
     KV_TRY(kv_sealer_sinks(se, &src, sp.sink, err));
-    KV_TRY(t->plan.global ? seal_survivors(t, se, &src, head, sp, q2, err)
-                          : seal_ranked(t, se, &src, head, sp, q2, err));
+    KV_TRY(kv_job_selects(t) ? seal_survivors(t, se, &src, head, sp, q2, err)
+                             : seal_ranked(t, se, &src, head, sp, q2, err));
     KV_TRY(kv_sealer_flush(se, err));
     src.st->sealed_at = end;
     KV_TRY(settle_tail(t, &src, sp.sink + sp.cand, err));
@@ -253,7 +313,7 @@ static kv_status evict_stream(kv_job_target *t, kv_sealer *se, uint32_t head, kv
     return KVIST_OK;
 }
 
-/* All streams of the layer are offered before any is sealed: the global selection settles once a layer. */
+/* All streams of the layer are offered before any is sealed: a selection settles once a layer. */
 static kv_status evict_layer(kv_job_target *t, kv_sealer *se, kv_error *err) {
     uint32_t n_kv = t->j->e->m->hp.n_kv;
     for (uint32_t h = 0; h < n_kv; h++) {
@@ -261,10 +321,10 @@ static kv_status evict_layer(kv_job_target *t, kv_sealer *se, kv_error *err) {
         span sp = span_of(t, src.st);
         KV_TRY(push_q2(t, src.st, h, err));
         begin_masses(t, h, sp);
-        if (t->plan.global) KV_TRY(offer_pages(t, &src, h, sp, err));
     }
     if (t->plan.by_scores) settle_counts(t);
-    if (t->plan.global) {
+    if (kv_job_selects(t)) {
+        for (uint32_t h = 0; h < n_kv; h++) KV_TRY(offer_pages(t, h, err));
         const kv_gsel_drop *drops;
         uint32_t n;
         KV_TRY(kv_gsel_settle(t->gsel, &drops, &n, err));
@@ -278,6 +338,7 @@ kv_status kv_job_compress_layer(kv_job_target *t, kv_error *err) {
     const kv_job *j = t->j;
     kv_sealer se;
     KV_TRY(kv_sealer_init(&se, t->s, j->layer, err));
+    if (t->s->shadow) kv_shadow_rows(t->s->shadow, j->layer, j->start, j->n_rows, j->n_rows, j->kf, j->vf);
     if (t->plan.evict) return evict_layer(t, &se, err);
     for (uint32_t h = 0; h < j->e->m->hp.n_kv; h++) {
         kv_run_source src = run_of(t, h);
@@ -289,22 +350,28 @@ kv_status kv_job_compress_layer(kv_job_target *t, kv_error *err) {
     return KVIST_OK;
 }
 
-/* Retained mass of a KV head: the least of its query heads (DESIGN 5); a denominator below 1e-3 a query gives 1. */
-void kv_job_finish_masses(kv_job_target *t) {
+/* Marks what stays for the guard only, so that reports find it by walking the pages. */
+static kv_status mark_guard_pages(kv_job_target *t, kv_error *err) {
+    const kv_gsel_drop *extras;
+    uint32_t n;
+    KV_TRY(kv_gsel_extras(t->gsel, &extras, &n, err));
+    for (uint32_t i = 0; i < n; i++) {
+        const kv_handle *h = handle_of(t, &extras[i]);
+        if (h) kv_pool_entry(t->j->e->pool, h->page)->flags |= KV_PAGE_GUARD;
+    }
+    kv_plan_note_guard(&t->plan, n);
+    return KVIST_OK;
+}
+
+kv_status kv_job_finish_masses(kv_job_target *t, kv_error *err) {
     kvist_session *s = t->s;
+    if (t->plan.guard_pages) KV_TRY(mark_guard_pages(t, err));
     s->point.share_met = t->plan.share_met;
     memcpy(s->point.share_note, t->plan.share_note, sizeof s->point.share_note);
     s->point.mass_position = t->j->start + t->j->n_rows;
-    if (!t->plan.evict) return;
-    uint32_t g = group_of(t);
-    for (uint32_t i = 0; i < s->seq->n_streams; i++) {
+    for (uint32_t i = 0; t->plan.evict && i < s->seq->n_streams; i++) {
         const kv_job_stream *js = &t->streams[i];
-        double least = 1.0;
-        for (uint32_t q = 0; q < g; q++) {
-            if (js->all[q] < 1e-3 * t->mass_rows) continue;
-            double kept = 1.0 - js->evicted[q] / js->all[q];
-            if (kept < least) least = kept;
-        }
-        s->seq->streams[i].mass *= (float)(least < 0 ? 0 : least);
+        s->seq->streams[i].mass *= (float)kv_guard_retained(js->all, js->evicted, group_of(t), js->queries);
     }
+    return KVIST_OK;
 }

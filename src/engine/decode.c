@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One batch of generated rows: one row per session, all layers, paged attention. Nothing is allocated here. */
-#include "engine/engine.h"
+#include "engine/shadow.h"
 
 #include <string.h>
 
@@ -25,6 +25,22 @@ static kv_status append_rows(kvist_engine *e, kvist_session *const *s, uint32_t 
     return KVIST_OK;
 }
 
+/* Row i of n stands at stride n in row_k, row_v. */
+static void shadow_rows(kvist_engine *e, kvist_session *const *s, uint32_t layer, uint32_t n) {
+    const kv_hparams *hp = &e->m->hp;
+    for (uint32_t i = 0; i < n; i++)
+        if (s[i]->shadow)
+            kv_shadow_rows(s[i]->shadow, layer, s[i]->n, 1, n, e->row_k + (size_t)i * hp->dk,
+                           e->row_v + (size_t)i * hp->dv);
+}
+
+/* Replayed rows were checked when they were first generated. */
+static void shadow_checks(kvist_engine *e, kvist_session *const *s, uint32_t layer, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        if (s[i]->shadow && s[i]->at_todo >= s[i]->n_replay && kv_shadow_due(s[i]->shadow, layer, s[i]->n))
+            kv_shadow_check(s[i], layer, s[i]->n, e->rows[i].q, e->rows[i].out);
+}
+
 static kv_status forward_rows(kvist_engine *e, kvist_session *const *s, uint32_t n, kv_error *err) {
     const kv_model *m = e->m;
     const kv_backend_ops *ops = m->be->ops;
@@ -36,12 +52,14 @@ static kv_status forward_rows(kvist_engine *e, kvist_session *const *s, uint32_t
         ops->kv_to_f16(f->ex, f->k, f->v, n, hp->n_kv, hp->dk, hp->dv, 0, n, e->row_k, e->row_v);
         ops->q_squares(f->ex, f->q, n, hp->n_q, hp->n_kv, hp->dk, e->row_q2);
         KV_TRY(append_rows(e, s, l, n, err));
+        shadow_rows(e, s, l, n);
         for (uint32_t i = 0; i < n; i++)
             e->rows[i] = (kv_attn_decode_row){.streams = kv_seq_stream(s[i]->seq, l, 0),
                                               .q = f->q + (size_t)i * hp->n_q * hp->dk,
                                               .out = f->att + (size_t)i * hp->n_q * hp->dv,
                                               .position = s[i]->n};
         ops->attn_decode(f->ex, &m->attn, e->pool, e->rows, n);
+        shadow_checks(e, s, l, n);
         kv_part_attn_out(f, lw, e->x, n);
         kv_part_ffn(f, lw, e->x, n);
     }

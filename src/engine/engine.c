@@ -52,7 +52,8 @@ static uint64_t default_budget(const kvist_engine *e) {
     uint64_t job = ctx * (hp->n_embd * 4ull + 2ull * hp->n_kv * (hp->dk + hp->dv) + 8ull * hp->n_q + 64) + (1ull << 20);
     uint64_t snapshots =
         KV_MAX_SNAPSHOTS * (pages * 16 + hp->n_vocab * 4ull + streams * (sizeof(kv_stream) + e->m->page_bytes));
-    return cache + q2 + job + snapshots + e->fixed_bytes + (16ull << 20);
+    uint64_t shadow = e->p.shadows * (ctx * (2ull * streams * (hp->dk + hp->dv) + 5ull * hp->n_q) + (1ull << 20));
+    return cache + q2 + job + snapshots + shadow + e->fixed_bytes + (16ull << 20);
 }
 
 static kv_status fill_defaults(kvist_engine *e, const kvist_engine_params *params, kv_error *err) {

@@ -61,6 +61,8 @@ struct kvist_session {
     bool logits_valid;
     void *sample_scratch;
     kv_point point;
+    struct kv_shadow *shadow; /* shadow.h; NULL: none */
+    bool track;               /* kvist_session_track; seq->track where the shadow needs positions too */
     uint64_t bytes_peak;
     uint64_t pages_dropped_pressure;
     double prefill_seconds, decode_seconds, score_seconds, seal_seconds;

@@ -6,13 +6,14 @@
 #include "engine/job.h"
 
 #include "base/alloc.h"
+#include "policy/guard.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
 /* A heap entry of the global selection, and the half that its array may grow beyond what it holds (policy/gsel.c). */
-enum { SELECTION_BYTES = 16 + 8 };
+enum { SELECTION_BYTES = 20 + 10 };
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
@@ -111,8 +112,7 @@ static kv_status alloc_foresight(kv_job *j, kv_error *err) {
     kv_status st = KVIST_OK;
     kv_score_moments *moments = charged_alloc(j, hp->n_q * sizeof *moments, true, err, &st);
     j->foresight.moments = moments;
-    j->foresight_floats =
-        charged_alloc(j, kv_foresee_floats(hp, j->stride) * sizeof(float), true, err, &st);
+    j->foresight_floats = charged_alloc(j, kv_foresee_floats(hp, j->stride) * sizeof(float), true, err, &st);
     if (!st) kv_foresee_open(j, j->foresight_floats, moments);
     return st;
 }
@@ -124,7 +124,7 @@ static kv_status alloc_scoring(kv_job *j, kv_error *err) {
     size_t keys = j->keys, sums = 0, mass = 0, heads = 1, one = hp->n_q * j->stride * sizeof(float);
     bool foresees = false, settles = false;
     for (uint32_t i = 0; i < j->n_targets; i++) {
-        if (j->targets[i].plan.global) heads = hp->n_kv;
+        if (kv_job_selects(&j->targets[i])) heads = hp->n_kv;
         settles |= j->targets[i].plan.by_scores;
     }
     for (j->layer = 0; j->layer < hp->n_layers; j->layer++) {
@@ -140,6 +140,7 @@ static kv_status alloc_scoring(kv_job *j, kv_error *err) {
     j->score = charged_alloc(j, (settles ? hp->n_kv : 1) * keys * sizeof(float), false, err, &st);
     j->score_scratch = charged_alloc(j, 2 * keys * sizeof(float), false, err, &st);
     j->price = charged_alloc(j, j->cap_cuts * sizeof(float), false, err, &st);
+    j->guard_scratch = charged_alloc(j, kv_guard_scratch(j->cap_cuts), false, err, &st);
     j->order = charged_alloc(j, heads * keys * sizeof(uint32_t), false, err, &st);
     j->cuts = charged_alloc(j, heads * j->cap_cuts * sizeof(kv_page_plan), false, err, &st);
     j->cut_scratch = charged_alloc(j, kv_cut_scratch((uint32_t)keys), false, err, &st);
@@ -154,7 +155,7 @@ static uint32_t most_cuts(const kv_job_target *t, uint32_t layer, kv_error *err,
     kv_page_layout lay = {.tokens = 8};
     kv_policy_layer(&t->policy, layer, &lp);
     if (!*st) *st = kv_layer_layout(t->j->e->m, &lp, layer, &lay, err);
-    return *st ? 0 : t->j->keys / lay.tokens + 3; /* the last of the ranking and of the local ones may be partial */
+    return *st ? 0 : t->j->keys / lay.tokens + 3; /* three may be partial: ranked, local, rest */
 }
 
 static kv_status alloc_selection(kv_job_target *t, uint32_t group, kv_error *err) {
@@ -181,9 +182,12 @@ static kv_status alloc_selection(kv_job_target *t, uint32_t group, kv_error *err
             mass += (size_t)cap * group;
         }
     }
-    size_t held = t->plan.pages_global < all ? (size_t)t->plan.pages_global + layer_most : all;
+    uint64_t most = t->plan.pages_global + t->plan.guard_pages;
+    size_t held = most < all ? (size_t)most + layer_most : all;
     KV_TRY(charge(j, held * SELECTION_BYTES, err));
-    return kv_gsel_create(t->plan.pages_global, t->plan.floor_pages, seq->n_streams, &t->gsel, err);
+    KV_TRY(kv_gsel_create(t->plan.pages_global, t->plan.floor_pages, seq->n_streams, &t->gsel, err));
+    kv_gsel_guard(t->gsel, t->plan.guard_pages);
+    return KVIST_OK;
 }
 
 static kv_status alloc_target(kv_job_target *t, kv_error *err) {
@@ -202,7 +206,7 @@ static kv_status alloc_target(kv_job_target *t, kv_error *err) {
         t->streams[i].all = acc + 2ull * i * g;
         t->streams[i].evicted = acc + (2ull * i + 1) * g;
     }
-    return t->plan.global ? alloc_selection(t, g, err) : KVIST_OK;
+    return kv_job_selects(t) ? alloc_selection(t, g, err) : KVIST_OK;
 }
 
 kv_status kv_job_named(const kv_job_target *t, kv_status st, kv_error *err) {
@@ -289,6 +293,7 @@ void kv_job_free(kv_job **pj) {
     kv_free64(j->score);
     kv_free64(j->score_scratch);
     kv_free64(j->price);
+    kv_free64(j->guard_scratch);
     kv_free64(j->order);
     kv_free64(j->cuts);
     kv_free64(j->cut_scratch);

@@ -21,10 +21,11 @@ typedef struct kv_job_page {
 
 /* Per stream: what the compression point must remember until the last layer. mass arrays are [group]. */
 typedef struct kv_job_stream {
-    kv_job_page *pages; /* [n_pages], global selection only */
-    float *page_mass;   /* [n_pages][group] */
-    uint32_t n_pages, cap_pages;
-    double *all, *evicted; /* [group] */
+    kv_job_page *pages;                 /* [n_pages], where a selection may drop some */
+    float *page_mass;                   /* [n_pages][group] */
+    uint32_t n_pages, cap_pages, n_own; /* the first n_own are the stream's whatever is selected */
+    double *all, *evicted;              /* [group] */
+    double queries;                     /* that all and evicted are sums over */
 } kv_job_stream;
 
 /* Column sums over the run of the present layer, added to as its rows go through. One for each distinct need of the
@@ -62,6 +63,10 @@ typedef struct kv_job_target {
     double score_seconds, seal_seconds; /* of the step just made: passes it uses, its own compression */
 } kv_job_target;
 
+/* Pages are up for selection while the layers go by: all of a stream's where it is global, those that the guard may add
+ * to a stream's own elsewhere. */
+static inline bool kv_job_selects(const kv_job_target *t) { return t->plan.global || t->plan.guard_pages > 0; }
+
 enum kv_job_phase { KV_JOB_EMBED, KV_JOB_ROWS, KV_JOB_COMPRESS, KV_JOB_HEAD, KV_JOB_DONE };
 
 struct kv_job {
@@ -90,6 +95,7 @@ struct kv_job {
      * selection is global (it settles once all were cut), score where a layer's scores decide the counts, for one
      * elsewhere. */
     float *score, *score_scratch, *price;
+    void *guard_scratch;
     uint32_t *order;    /* [heads][keys] */
     kv_page_plan *cuts; /* [heads][cap_cuts] */
     uint32_t cap_cuts;
@@ -124,6 +130,6 @@ const float *kv_foresee_logits(kv_job *j, const kv_run_source *run, uint32_t hea
 
 /* ---- compress.c: seals and evicts one target's streams of the present layer; finishes masses after the last layer */
 kv_status kv_job_compress_layer(kv_job_target *t, kv_error *err);
-void kv_job_finish_masses(kv_job_target *t);
+kv_status kv_job_finish_masses(kv_job_target *t, kv_error *err);
 
 #endif

@@ -171,7 +171,7 @@ static kv_status compress_target(kv_job *j, bool *done, kv_error *err) {
     j->layer++;
     j->phase = KV_JOB_ROWS;
     if (j->layer < j->e->m->hp.n_layers) return begin_layer(j, err);
-    for (uint32_t i = 0; i < j->n_targets; i++) kv_job_finish_masses(&j->targets[i]);
+    for (uint32_t i = 0; i < j->n_targets; i++) KV_TRY(kv_job_finish_masses(&j->targets[i], err));
     j->phase = j->last ? KV_JOB_HEAD : KV_JOB_DONE;
     *done = !j->last;
     return KVIST_OK;

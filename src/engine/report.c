@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reports: counted from the pages that are there, never estimated. */
-#include "engine/engine.h"
+#include "engine/shadow.h"
 
 #include "base/alloc.h"
 #include "cache/positions.h"
+#include "policy/guard.h"
 
 #include <math.h>
 #include <string.h>
@@ -24,6 +25,51 @@ static void masses(const kvist_session *s, kvist_report *out) {
     }
     out->mass_mean = s->seq->n_streams ? sum / s->seq->n_streams : 1.0;
     out->mass_position = s->point.mass_position;
+}
+
+static uint32_t guard_pages(const kvist_session *s, const kv_stream *st) {
+    uint32_t n = 0;
+    for (uint32_t h = 0; h < st->n_handles; h++)
+        n += (kv_pool_entry(s->e->pool, st->handles[h].page)->flags & KV_PAGE_GUARD) != 0;
+    return n;
+}
+
+static bool guard_unmet(const kvist_session *s, const kv_stream *st) {
+    double guard = s->policies[s->n_policies - 1].guard;
+    return guard > 0 && !kv_guard_met(guard, st->mass);
+}
+
+static void fill_guard(const kvist_session *s, kvist_report *out) {
+    out->guard = s->policies[s->n_policies - 1].guard;
+    for (uint32_t i = 0; i < s->seq->n_streams; i++) {
+        uint32_t pages = guard_pages(s, &s->seq->streams[i]);
+        out->pages_guard += pages;
+        out->guard_heads_widened += pages > 0;
+        out->guard_heads_unmet += guard_unmet(s, &s->seq->streams[i]);
+    }
+    out->guard_met = out->guard_heads_unmet == 0;
+}
+
+/* Positions that only the shadow asked for are its bytes, not the cache's. */
+static void uncount_positions(const kvist_session *s, kvist_report *out) {
+    if (s->track) return;
+    out->bytes_shadow += out->bytes_positions;
+    out->bytes_true -= out->bytes_positions;
+    out->bytes_unique -= out->bytes_positions < out->bytes_unique ? out->bytes_positions : out->bytes_unique;
+    out->bytes_positions = 0;
+}
+
+static void fill_shadow(const kvist_session *s, kvist_report *out) {
+    kv_shadow_result r;
+    kv_shadow_get(s, &r);
+    out->bytes_shadow += r.bytes;
+    out->shadow_steps = r.steps;
+    out->shadow_mass_mean = r.mass_mean;
+    out->shadow_mass_min = r.mass_min;
+    out->shadow_estimate_mean = r.estimate_mean;
+    out->shadow_estimate_min = r.estimate_min;
+    out->shadow_error_mean = r.error_mean;
+    out->shadow_error_max = r.error_max;
 }
 
 /* References by the session's own snapshots: they share nothing with anybody. NULL (pages then count as shared) when
@@ -51,13 +97,16 @@ void kvist_session_report(const kvist_session *cs, kvist_report *out) {
     out->bytes_true = b.bytes_true;
     out->bytes_unique = b.bytes_unique;
     out->bytes_positions = b.bytes_positions;
+    uncount_positions(s, out);
     const kv_hparams *hp = &s->e->m->hp;
     out->bytes_f16 = (uint64_t)s->n * 2 * hp->n_layers * hp->n_kv * (hp->dk + hp->dv);
     out->bytes_peak = s->bytes_peak;
-    out->share = out->bytes_f16 ? (double)b.bytes_true / (double)out->bytes_f16 : 0;
+    out->share = out->bytes_f16 ? (double)out->bytes_true / (double)out->bytes_f16 : 0;
     out->share_met = s->point.share_met;
     memcpy(out->share_note, s->point.share_note, sizeof out->share_note);
     masses(s, out);
+    fill_guard(s, out);
+    fill_shadow(s, out);
     out->pages = b.pages;
     for (uint32_t i = 0; i < KVIST_MAX_FORMATS; i++) out->pages_by_format[i] = b.by_format[i];
     out->pages_dropped_pressure = s->pages_dropped_pressure;
@@ -87,8 +136,10 @@ size_t kvist_session_streams(const kvist_session *cs, kvist_stream_report *out, 
                                            .tokens_stored = st->tokens_sealed + st->tail_len,
                                            .pages = st->n_handles + st->n_tail,
                                            .mass = st->mass,
-                                           .bytes_true = b.bytes_true,
-                                           .bytes_positions = b.bytes_positions};
+                                           .bytes_true = b.bytes_true - (s->track ? 0 : b.bytes_positions),
+                                           .bytes_positions = s->track ? b.bytes_positions : 0,
+                                           .pages_guard = guard_pages(s, st),
+                                           .guard_unmet = guard_unmet(s, st)};
         }
     kv_engine_leave(s->e);
     return n;
@@ -99,7 +150,10 @@ int kvist_session_track(kvist_session *s, bool on, kvist_error *err) {
     kv_engine_enter(s->e);
     uint32_t n = s->n;
     kv_status st = !n && on ? kv_positions_prepare(s->e->pool, err) : KVIST_OK;
-    if (!n && !st) s->seq->track = on;
+    if (!n && !st) {
+        s->track = on;
+        s->seq->track = on || s->shadow;
+    }
     kv_engine_leave(s->e);
     if (n) KV_FAIL(err, STATE, "track: the session holds %u tokens already", n);
     return st;
@@ -130,13 +184,13 @@ size_t kvist_session_kept(const kvist_session *cs, uint32_t layer, uint32_t head
         return 0;
     kv_engine_enter(s->e);
     const kv_stream *st = kv_seq_stream(s->seq, layer, head);
-    for (uint32_t h = 0; s->seq->track && h < st->n_handles; h++) {
+    for (uint32_t h = 0; s->track && h < st->n_handles; h++) {
         const kv_page_entry *e = kv_pool_entry(s->e->pool, st->handles[h].page);
         uint32_t n = kv_positions_get(s->e->pool, st->handles[h].page, in_page);
         for (uint32_t i = e->start; i < n; i++)
             add_kept(&k, in_page[i], st->handles[h].price / (float)(n - e->start), e->format);
     }
-    for (uint32_t i = 0; s->seq->track && i < st->tail_len; i++)
+    for (uint32_t i = 0; s->track && i < st->tail_len; i++)
         add_kept(&k, st->tail_pos + i, INFINITY, kv_format_pair(KV_F16, KV_F16));
     kv_engine_leave(s->e);
     return k.n;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sessions as their user sees them: create, sync, decode, truncate, policy. */
-#include "engine/engine.h"
+#include "engine/shadow.h"
 
 #include "base/alloc.h"
+#include "cache/positions.h"
 
 #include <string.h>
 
@@ -84,6 +85,7 @@ void kvist_session_close(kvist_session **ps) {
         kv_free64(s->saved[i].logits);
     }
     kv_job_free(&s->job);
+    kv_shadow_free(e, &s->shadow);
     kv_seq_free(&s->seq);
     kv_engine_leave(e);
     kv_free(s->policies);
@@ -99,6 +101,22 @@ int kvist_session_set_policy(kvist_session *s, const char *policy, kvist_error *
     if (!s) KV_FAIL(err, ARG, "set_policy: NULL session");
     kv_engine_enter(s->e);
     kv_status st = push_policy(s, policy, err);
+    kv_engine_leave(s->e);
+    return st;
+}
+
+int kvist_session_set_shadow(kvist_session *s, uint32_t every, kvist_error *err) {
+    if (!s) KV_FAIL(err, ARG, "shadow: NULL session");
+    kv_engine_enter(s->e);
+    kv_status st = KVIST_OK;
+    if (s->n) {
+        st = kv_fail(err, KVIST_E_STATE, "shadow: the session holds %u tokens already", s->n);
+    } else {
+        kv_shadow_free(s->e, &s->shadow);
+        if (every) st = kv_positions_prepare(s->e->pool, err);
+        if (every && !st) st = kv_shadow_create(s->e, every, &s->shadow, err);
+        s->seq->track = s->track || s->shadow;
+    }
     kv_engine_leave(s->e);
     return st;
 }

@@ -56,7 +56,9 @@ void kv_compare_free(kv_compare **cp) {
 void kv_compare_result_free(kv_compare_result *r) {
     for (uint32_t i = 0; r->answers && i < r->n_answers; i++) kv_free(r->answers[i].ids);
     kv_free(r->answers);
+    kv_free(r->streams);
     r->answers = NULL;
+    r->streams = NULL;
 }
 
 static kv_status make(kvist_engine *e, const kv_compare_params *p, kv_compare **out, kv_error *err) {
@@ -237,6 +239,27 @@ static kv_status run_items(kv_compare *c, kvist_session *s, bool base, kv_watch_
     return KVIST_OK;
 }
 
+static kv_status take_streams(const kvist_session *s, kv_compare_result *r, kv_error *err) {
+    r->n_streams = kvist_session_streams(s, NULL, 0);
+    r->streams = kv_calloc(r->n_streams + 1, sizeof *r->streams);
+    if (!r->streams) KV_FAIL(err, MEMORY, "no memory for %zu heads", r->n_streams);
+    r->n_streams = kvist_session_streams(s, r->streams, r->n_streams);
+    return KVIST_OK;
+}
+
+/* The shadow sees generated tokens: its part of the report is that of the end. */
+static void take_shadow(const kvist_session *s, kvist_report *r) {
+    kvist_report end;
+    kvist_session_report(s, &end);
+    r->shadow_steps = end.shadow_steps;
+    r->shadow_mass_mean = end.shadow_mass_mean;
+    r->shadow_mass_min = end.shadow_mass_min;
+    r->shadow_estimate_mean = end.shadow_estimate_mean;
+    r->shadow_estimate_min = end.shadow_estimate_min;
+    r->shadow_error_mean = end.shadow_error_mean;
+    r->shadow_error_max = end.shadow_error_max;
+}
+
 static kv_status run_policy(kv_compare *c, const char *policy, bool base, kv_compare_result *r, kv_error *err) {
     memset(r, 0, sizeof *r);
     kvist_session *s;
@@ -244,12 +267,15 @@ static kv_status run_policy(kv_compare *c, const char *policy, bool base, kv_com
     kv_watch_stage stage = {.watch = &c->p.watch};
     snprintf(stage.what, sizeof stage.what, "%.60s: reading", policy);
     kvist_session_on_progress(s, kv_watch_progress, &stage);
-    kv_status st = c->p.n_prefix ? kvist_session_sync(s, c->p.prefix, c->p.n_prefix, err) : KVIST_OK;
+    kv_status st = c->p.shadow ? kvist_session_set_shadow(s, c->p.shadow, err) : KVIST_OK;
+    if (st == KVIST_OK && c->p.n_prefix) st = kvist_session_sync(s, c->p.prefix, c->p.n_prefix, err);
     kvist_session_report(s, &r->report);
+    if (st == KVIST_OK) st = take_streams(s, r, err);
     r->prefill_tps = r->report.prefill_seconds > 0 ? (double)r->report.prefill_tokens / r->report.prefill_seconds : 0;
     kvist_session_on_progress(s, NULL, NULL);
     snprintf(stage.what, sizeof stage.what, "%.60s: answering", policy);
     if (st == KVIST_OK) st = run_items(c, s, base, &stage, r, err);
+    if (st == KVIST_OK) take_shadow(s, &r->report);
     kvist_session_close(&s);
     if (st != KVIST_OK) kv_compare_result_free(r);
     return st;

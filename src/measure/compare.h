@@ -25,6 +25,7 @@ typedef struct kv_compare_params {
     uint32_t n_items;
     uint32_t n_predict; /* tokens an answer at most */
     bool ignore_end;    /* answers go on past an end token */
+    uint32_t shadow;    /* kvist_session_set_shadow's `every`; 0: no shadow */
     uint32_t min_timed; /* decode steps that the speed rests on at least (the answer is repeated) */
     kv_watch watch;
 } kv_compare_params;
@@ -35,7 +36,9 @@ typedef struct kv_compare_answer {
 } kv_compare_answer;
 
 typedef struct kv_compare_result {
-    kvist_report report;        /* right after the prefix was read: the compression point */
+    kvist_report report; /* right after the prefix was read: the compression point; the shadow's part: at the end */
+    kvist_stream_report *streams; /* [n_streams] at the same point */
+    size_t n_streams;
     double prefill_tps;         /* of the prefix */
     double decode_tps;          /* over the base's answers, teacher forced */
     double decode_ms[2];        /* least and greatest time of a decode step; NaN when none */

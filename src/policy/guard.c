@@ -23,7 +23,9 @@ double kv_guard_retained(const double *all, const double *evicted, uint32_t grou
     return least < 0 ? 0 : least;
 }
 
-double kv_guard_target(double guard, double earlier) { return earlier >= guard && earlier > 0 ? guard / earlier : guard; }
+double kv_guard_target(double guard, double earlier) {
+    return earlier >= guard && earlier > 0 ? guard / earlier : guard;
+}
 
 bool kv_guard_met(double guard, double mass) { return mass >= guard - KV_GUARD_SLACK; }
 
@@ -54,8 +56,7 @@ static uint32_t prefix_of(const kv_guard_stream *s, uint32_t q, double target, c
 uint32_t kv_guard_prefix(const kv_guard_stream *s, double target, void *scratch) {
     item *sorted = scratch;
     uint32_t most = 0;
-    for (uint32_t i = 0; i < s->n; i++)
-        sorted[i] = (item){s->price[i] == s->price[i] ? s->price[i] : -INFINITY, i};
+    for (uint32_t i = 0; i < s->n; i++) sorted[i] = (item){s->price[i] == s->price[i] ? s->price[i] : -INFINITY, i};
     if (s->n > 1) qsort(sorted, s->n, sizeof *sorted, best_first);
     for (uint32_t q = 0; q < s->group; q++) {
         if (s->all[q] < KV_GUARD_LEAST * s->queries) continue;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guard's arithmetic (DESIGN 4, 5): how much attention a KV head retains, which pages it must keep for that, and how
- * many pages that may cost. Numbers in, numbers out; the selection over streams is gsel.c's.
+ * The guard's arithmetic (DESIGN 4, 5): how much attention a KV head retains, which pages it must keep for that, and
+ * how many pages that may cost. Numbers in, numbers out; the selection over streams is gsel.c's.
  */
 #ifndef KV_POLICY_GUARD_H
 #define KV_POLICY_GUARD_H
 
 #include "base/err.h"
 
-/* A query head whose queries put less than this on what is neither sink nor recent, a query, retains 1: there is nothing
- * to lose (DESIGN 5). */
+/* A query head whose queries put less than this on what is neither sink nor recent, a query, retains 1: there is
+ * nothing to lose (DESIGN 5). */
 #define KV_GUARD_LEAST 1e-3
 /* Sums of page masses are rounded to f32: a head within this of the guard is met. */
 #define KV_GUARD_SLACK 1e-6

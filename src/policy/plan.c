@@ -164,8 +164,8 @@ static uint32_t tail_pages(const planner *pl, uint32_t n, uint32_t p16) {
     return (end - 1) / p16 - (end - n) / p16 + 1;
 }
 
-/* Bytes besides sealed candidates. leftovers: nothing is evicted, so what fills no page stays in the tail, and sinks wait there for the
- * first page. */
+/* Bytes besides sealed candidates. leftovers: nothing is evicted, so what fills no page stays in the tail, and sinks
+ * wait there for the first page. */
 static uint64_t other_bytes(const planner *pl, bool leftovers) {
     const kv_plan *out = pl->out;
     uint64_t sum = pl->in->bytes_before;
@@ -274,6 +274,8 @@ static uint64_t fill_global(const planner *pl, uint64_t budget) {
 
 static void note_share(const planner *pl, double target, uint64_t fixed, uint64_t total) {
     kv_plan *out = pl->out;
+    out->share_target = target;
+    out->share_total = (double)total;
     out->share_met = (double)total <= target * SHARE_SLACK;
     if (out->share_met) return;
     const char *what = (double)pl->in->bytes_before > target ? "pages of earlier syncs"
@@ -345,6 +347,7 @@ kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) {
         keep_all(&pl);
     else
         plan_counts(&pl);
+    out->page_cost = (uint32_t)page_cost(&pl);
     if (out->evict && in->policy->guard > 0) {
         uint64_t budget = out->pages_global;
         for (uint32_t s = 0; s < pl.n_streams && !out->global; s++) budget += out->pages[s];
@@ -353,6 +356,16 @@ kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) {
     kv_status st = open_keep(&pl, err);
     if (st) kv_plan_free(out);
     return st;
+}
+
+void kv_plan_note_guard(kv_plan *p, uint64_t extra_pages) {
+    double added = (double)extra_pages * p->page_cost;
+    if (!extra_pages || p->share_target <= 0 || !p->share_met) return;
+    p->share_met = p->share_total + added <= p->share_target * SHARE_SLACK;
+    if (p->share_met) return;
+    (void)snprintf(p->share_note, sizeof p->share_note,
+                   "the guard added %llu pages, %.4g MiB, to the %.4g MiB asked for", (unsigned long long)extra_pages,
+                   added / 1048576, p->share_target / 1048576);
 }
 
 void kv_plan_free(kv_plan *p) {

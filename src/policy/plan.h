@@ -52,6 +52,8 @@ typedef struct kv_plan {
     uint32_t least;        /* by_scores: ranked tokens that every stream keeps, as far as it has them */
     uint32_t *keep;        /* by_scores: [n_streams_total] ranked tokens a stream keeps */
     bool by_pages;         /* share: pages[] is the budget, a stream's kept tokens fill its pages (kv_plan_keep) */
+    double share_target, share_total; /* true bytes asked for and planned; 0: the budget is no share */
+    uint32_t page_cost;               /* true bytes of a sealed page */
     bool share_met;
     char share_note[128];
 } kv_plan;
@@ -61,6 +63,9 @@ typedef struct kv_plan {
  * before, at least one page. */
 kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) KV_WARN_UNUSED;
 void kv_plan_free(kv_plan *p);
+/* After the selection: the guard kept that many pages beside the budget. A share that they pass is not met, and the
+ * note says so. */
+void kv_plan_note_guard(kv_plan *p, uint64_t extra_pages);
 /* How many ranked candidates (local ones not counted) a stream pages: `keep` of kv_cut_pages. stream: index over all
  * layers; page_tokens: the layer's. global: all of them, kv_gsel chooses. */
 uint32_t kv_plan_keep(const kv_plan *p, uint32_t page_tokens, uint32_t layer, uint32_t stream);
@@ -99,8 +104,8 @@ uint32_t kv_cut_pages(const float *score, uint32_t n_cand, uint32_t n_local, uin
 /*
  * After kv_cut_pages with the same counts and its scratch untouched: pages of the ranked candidates beyond keep,
  * page_tokens each in rank order (the last may be partial), positions rising inside a page. Written behind what
- * kv_cut_pages wrote: order[keep + n_local ..), pages[0 ..) of the array given here; returns how many. These are the pages
- * a guard may add.
+ * kv_cut_pages wrote: order[keep + n_local ..), pages[0 ..) of the array given here; returns how many. These are the
+ * pages a guard may add.
  */
 uint32_t kv_cut_rest(const float *score, uint32_t n_cand, uint32_t n_local, uint32_t keep, uint32_t page_tokens,
                      uint32_t *order, kv_page_plan *pages, void *scratch);

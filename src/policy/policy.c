@@ -163,9 +163,7 @@ static kv_status set_key(uint32_t key, slice v, kv_policy *p, kv_error *err) {
     case KV_KEY_WHEN:
         return set_when(v, p, err);
     case KV_KEY_GUARD:
-        KV_TRY(number(name, v, 0, false, 1, false, &p->guard, err));
-        if (p->guard > 0) KV_FAIL(err, POLICY, "policy key 'guard': '%.*s' is not built yet (built: 0, off)", SHOW(v));
-        return KVIST_OK;
+        return number(name, v, 0, false, 1, false, &p->guard, err);
     case KV_KEY_GUARD_MAX:
         return number(name, v, 1, false, 1000, false, &p->guard_max, err);
     default:

@@ -53,7 +53,7 @@ typedef struct kv_policy {
                              `local` says it */
     double delta, floor;
     uint8_t when;            /* 0 prefill (built), 1 always, 2 pressure (refused by name until built) */
-    double guard, guard_max; /* 0: off (others refused until built) */
+    double guard, guard_max; /* least retained mass of a head, 0: off; most times the budget may grow for it */
     kv_layer_policy base;
     uint32_t n_overrides;
     struct {

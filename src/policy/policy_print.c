@@ -142,6 +142,7 @@ void kv_policy_print(const kv_policy *p, char *buf, size_t cap) {
     kv_policy_scale_local(&scaled);
     if (p->local != scaled.local || p->local_of_kept != scaled.local_of_kept)
         put_number(&w, ',', KV_KEY_LOCAL, p->local);
+    if (p->guard != own.guard) put_number(&w, ',', KV_KEY_GUARD, p->guard);
     if (p->guard_max != own.guard_max) put_number(&w, ',', KV_KEY_GUARD_MAX, p->guard_max);
     put_overrides(&w, p);
 }

@@ -239,10 +239,67 @@ static void closing_report(void **state) {
               "share   not met: sinks and recent tokens take more\n");
 }
 
+static void guard_and_shadow(void **state) {
+    (void)state;
+    kvist_report r = {.policy = "kvcompress,guard=0.97",
+                      .share_met = true,
+                      .mass_mean = 1,
+                      .mass_min = 1,
+                      .guard = 0.97,
+                      .guard_heads_widened = 10,
+                      .guard_heads_unmet = 1,
+                      .pages_guard = 21,
+                      .bytes_shadow = 3 << 20,
+                      .shadow_steps = 12,
+                      .shadow_mass_mean = 0.95,
+                      .shadow_mass_min = 0.5,
+                      .shadow_estimate_mean = 0.96,
+                      .shadow_estimate_min = 0.625,
+                      .shadow_error_mean = 0.03125,
+                      .shadow_error_max = 0.25};
+    kvist_stream_report v[12] = {{0}};
+    for (uint32_t i = 0; i < 12; i++) {
+        v[i] = (kvist_stream_report){.layer = i / 2, .head = i % 2, .mass = 0.98f, .pages_guard = i < 10 ? i + 1 : 0};
+    }
+    v[11].guard_unmet = true;
+    v[11].mass = 0.5f;
+    FILE *f = begin();
+    kv_out_report(&r, f);
+    kv_out_guard_heads(&r, v, 12, f);
+    expect(f, "policy  kvcompress,guard=0.97\n"
+              "speed   0 prompt tokens at 0.0 tok/s, 0 generated at 0.0 tok/s\n"
+              "cache   0 B true, 0.0 % of f16's 0 B; peak 0 B\n"
+              "tokens  0 seen, 0.0 stored a head; pages\n"
+              "guard   0.97 not met by 1 head; 10 widened, by 21 pages\n"
+              "shadow  mass 0.950, least 0.500 (estimate 0.960, 0.625); output off by 0.031, at most 0.250; 12 checks, "
+              "3.00 MiB aside\n"
+              "        widened (layer/head): 0/0 +1, 0/1 +2, 1/0 +3, 1/1 +4, 2/0 +5, 2/1 +6, 3/0 +7, 3/1 +8, 2 more\n"
+              "        not met (layer/head): 5/1 0.500\n");
+    json_t *o = json_object();
+    kv_out_json_guard_heads(o, &r, v + 9, 3);
+    f = begin();
+    kv_out_json_line(o, f);
+    expect(f, "{\"guard_heads\":[{\"layer\":4,\"head\":1,\"mass\":0.980000019,\"pages_guard\":10,\"met\":true},"
+              "{\"layer\":5,\"head\":1,\"mass\":0.5,\"pages_guard\":0,\"met\":false}]}\n");
+    o = kv_out_json_report(&r);
+    assert_true(json_is_false(json_object_get(o, "guard_met")));
+    assert_int_equal(json_integer_value(json_object_get(o, "guard_heads_unmet")), 1);
+    assert_int_equal(json_integer_value(json_object_get(o, "pages_guard")), 21);
+    assert_int_equal(json_integer_value(json_object_get(o, "shadow_steps")), 12);
+    assert_true(json_real_value(json_object_get(o, "shadow_estimate_min")) == 0.625);
+    json_decref(o);
+    r.guard = 0;
+    o = json_object();
+    kv_out_json_guard_heads(o, &r, v, 12);
+    assert_int_equal(json_object_size(o), 0);
+    json_decref(o);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(tables),       cmocka_unit_test(long_cells),
-                                       cmocka_unit_test(units),        cmocka_unit_test(json_lines),
-                                       cmocka_unit_test(utf8_streams), cmocka_unit_test(questions),
-                                       cmocka_unit_test(cache_map),    cmocka_unit_test(closing_report)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(guard_and_shadow), cmocka_unit_test(tables),
+                                       cmocka_unit_test(long_cells),       cmocka_unit_test(units),
+                                       cmocka_unit_test(json_lines),       cmocka_unit_test(utf8_streams),
+                                       cmocka_unit_test(questions),        cmocka_unit_test(cache_map),
+                                       cmocka_unit_test(closing_report)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,7 +36,7 @@ static void refusals(void **state) {
                                          {"minikv,keep=2", "keep"},
                                          {"full,format=q9", "q9"},
                                          {"minikv,when=always", "when"},
-                                         {"snapkv,guard=0.9", "guard"},
+                                         {"snapkv,guard=1.1", "guard"},
                                          {"snapkv,score=tuva", "tuva"},
                                          {"minikv,keep=0.2,share=0.1", "share"},
                                          {"snapkv,alloc=hand", "hand"},

@@ -228,7 +228,7 @@ static bool best_left(const world *w, bool guard_only, place *out) {
  * Returns how many extras there are. */
 static uint64_t offline(world *w, uint64_t budget, uint32_t floor_pages, uint64_t limit) {
     uint64_t taken = 0, extras = 0;
-    place best;
+    place best = {0, 0, 0};
     for (uint32_t l = 0; l < w->layers; l++)
         for (uint32_t h = 0; h < w->heads; h++)
             for (uint32_t i = 0; i < floor_pages && i < w->s[l][h].n; i++) {

@@ -395,6 +395,41 @@ static void leftover_pages_go_in_order(void **state) {
     kv_plan_free(&p);
 }
 
+/* The guard's pages: (guard_max - 1) x the budget's, over all streams; a share that they pass by 2 % is not met. */
+static void guard_pages(void **state) {
+    static const struct {
+        const char *policy;
+        uint64_t want;
+    } counts[] = {{"snapkv,tokens=160,guard=0.9", 15 * 8},                   /* 128 of 968 candidates: 8 pages of 16 */
+                  {"snapkv,tokens=161,guard=0.9,guard_max=1.5", 15 * 9 / 2}, /* 129: 9 pages */
+                  {"kvcompress,tokens=160,guard=0.9,guard_max=3", 2 * 15 * 8},
+                  {"kvcompress,tokens=160,guard=0.9,guard_max=1", 0},
+                  {"kvcompress,tokens=160,guard_max=3", 0},
+                  {"full,guard=0.9", 0},
+                  {"snapkv,tokens=2000,guard=0.9", 0}};
+    setup s;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        first_sync(&s, counts[i].policy, 5, 3, 16, 1000);
+        kv_plan p = make(&s);
+        if (p.guard_pages != counts[i].want) fail_msg("%s: %llu", counts[i].policy, (unsigned long long)p.guard_pages);
+        kv_plan_note_guard(&p, 100);
+        assert_true(p.share_met && !p.share_note[0]);
+        kv_plan_free(&p);
+    }
+    first_sync(&s, "kvcompress,share=0.3,guard=0.9", 5, 3, 16, 1000);
+    kv_plan p = make(&s);
+    assert_int_equal(p.guard_pages, p.pages_global);
+    /* 1,000 tokens x 15 streams x 256 B x .3, less at most one page of 4,140 B; 2 % of it are 5.6 pages */
+    kv_plan_note_guard(&p, 0);
+    assert_true(p.share_met);
+    kv_plan_note_guard(&p, 4);
+    assert_true(p.share_met);
+    kv_plan_note_guard(&p, 8);
+    assert_false(p.share_met);
+    assert_non_null(strstr(p.share_note, "the guard added 8 pages"));
+    kv_plan_free(&p);
+}
+
 static void bad_input_and_no_memory(void **state) {
     setup s;
     kv_plan p;
@@ -430,6 +465,7 @@ int main(void) {
         cmocka_unit_test(shares_are_true_bytes),
         cmocka_unit_test(share_keeps_the_ratio_of_local),
         cmocka_unit_test(leftover_pages_go_in_order),
+        cmocka_unit_test(guard_pages),
         cmocka_unit_test(bad_input_and_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

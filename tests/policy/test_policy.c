@@ -86,14 +86,15 @@ static void presets(void **state) {
 
 static void every_key(void **state) {
     kv_policy p = parse("minikv,score=vote,window=16,pool=5,stride=2,alloc=global,delta=20,floor=0.2,tokens=512,format="
-                        "q4/q2,sink=8,recent=128,local=100,when=prefill,guard=0,"
+                        "q4/q2,sink=8,recent=128,local=100,when=prefill,guard=0.9,"
                         "guard_max=3");
     assert_int_equal(p.base.score, KV_SCORE_VOTE);
     assert_int_equal(p.base.window, 16);
     assert_int_equal(p.base.pool, 5);
     assert_int_equal(p.base.stride, 2);
     assert_int_equal(p.alloc, KV_ALLOC_GLOBAL);
-    assert_true(p.delta == 20 && p.floor == .2 && p.local == 100 && p.guard_max == 3 && p.budget == 512);
+    assert_true(p.delta == 20 && p.floor == .2 && p.local == 100 && p.guard == .9 && p.guard_max == 3 &&
+                p.budget == 512);
     assert_int_equal(p.budget_kind, KV_BUDGET_TOKENS);
     assert_int_equal(p.base.format, KV_Q4 | KV_Q2 << 4);
     assert_int_equal(p.base.sink, 8);
@@ -243,7 +244,6 @@ static void refusals(void **state) {
     refuse("minikv,when=always", "'always'", "not built");
     refuse("minikv,when=pressure", "'pressure'", "prefill");
     refuse("minikv,when=never", "'never'", "not known");
-    refuse("minikv,guard=0.5", "'guard'", "not built");
     refuse("minikv,guard=2", "'guard'", "at most 1");
     refuse("minikv,guard_max=0.5", "'guard_max'", "'0.5'");
     refuse("full,share=0.14", "nothing is evicted by 'full'", "score=");
@@ -343,6 +343,7 @@ static void random_policies_print_and_parse(void **state) {
         if (!pick(5)) at += sprintf(at, pick(2) ? ",local=0.0%u" : ",local=%u", pick(300));
         if (!pick(4)) at += sprintf(at, ",sink=%u", pick(40));
         if (!pick(4)) at += sprintf(at, ",recent=%u", pick(400));
+        if (round % 5 == 0) at += sprintf(at, ",guard=0.%u", (unsigned)round % 97);
         if (!pick(6)) at += sprintf(at, ",guard_max=%u.5", 1 + pick(9));
         for (uint32_t n = pick(4) ? 0 : 1 + pick(3); n; n--) {
             uint32_t a = pick(40);
