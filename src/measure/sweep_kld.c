@@ -92,16 +92,6 @@ static kv_status continuation(run *r, kvist_session *s, uint32_t chunk, uint32_t
     return p->take(p->user, &row, err);
 }
 
-/* Reads the context once into all sessions. */
-static kv_status read_context(run *r, uint32_t n, kv_error *err) {
-    size_t context = r->p->ctx - r->p->next;
-    for (uint32_t i = 0; i < n; i++) {
-        kv_status st = kvist_session_sync(r->reading[i], r->chunk, context, err);
-        if (st != KVIST_OK) return st;
-    }
-    return KVIST_OK;
-}
-
 static bool known(const run *r, uint32_t chunk, uint32_t policy) {
     return r->p->known && r->p->known(r->p->user, chunk, policy);
 }
@@ -127,7 +117,7 @@ static kv_status run_chunk(run *r, uint32_t chunk, kv_error *err) {
     r->chunk = p->tokens + p->at[chunk];
     uint32_t n = 0;
     kv_status st = sessions_of(r, chunk, &stage, &n, err);
-    if (st == KVIST_OK) st = read_context(r, n, err);
+    if (st == KVIST_OK) st = kvist_sync_many(r->reading, n, r->chunk, p->ctx - p->next, err);
     for (uint32_t i = 0; st == KVIST_OK && i < p->n_policies; i++) {
         if (!r->sessions[i]) continue;
         snprintf(stage.what, sizeof stage.what, "chunk %u of %u, %.60s", chunk + 1, p->n_chunks, p->policies[i]);
