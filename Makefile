@@ -5,6 +5,7 @@
 #   make test T=text/test_bpe     one test program
 #   make check-mutants            seeded faults: each must make a test fail
 #   make demo       fetches a small model and reads a long document with several KV policies
+#   make fidelity   what each method costs at equal true bytes (docs/fidelity.md): M=model.gguf
 #   make bench      prompt and decode speed; make bench-kernels: each kernel by itself
 #   make fuzz       the fuzzers (clang)
 #   make install    PREFIX=/usr/local DESTDIR=
@@ -180,6 +181,10 @@ bench: $(BIN)
 bench-kernels: $(BIN)
 	@KVIST_COMMIT=$$(git describe --always --dirty 2>/dev/null) $(BIN) bench --kernels $(KERNEL_FLAGS)
 
+# The tables of docs/fidelity.md: make fidelity M=model.gguf [DATA=../shared/data] [OUT=fidelity] [PARTS="known agnostic formats"]
+fidelity: $(BIN)
+	@scripts/fidelity -k '$(BIN)' $(if $(M),-m '$(M)') $(if $(DATA),-d '$(DATA)') $(if $(OUT),-o '$(OUT)') $(PARTS)
+
 # ---------------------------------------------------------------- fuzz
 # make fuzz builds; build-fuzz/NAME CORPUS -max_total_time=60 runs one.
 FUZZ_BUILD := build-fuzz
@@ -227,7 +232,7 @@ clean:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 FORCE:
-.PHONY: all tests test clean check check-mutants check-includes check-style demo bench bench-kernels fuzz fuzzers install uninstall \
+.PHONY: all tests test clean fidelity check check-mutants check-includes check-style demo bench bench-kernels fuzz fuzzers install uninstall \
 	format-check FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -35,6 +35,13 @@ typedef struct cli_options {
     uint32_t n_ctx, threads, batch, ubatch, prompt_tokens, chunks, step, reps, repeat_last_n, vs_limit, vs_once, shadow;
     uint64_t kv_mem;
     int64_t seed;
+    struct {
+        cli_list methods, tasks;
+        const char *shares, *out;
+        uint32_t limit;
+        float floor;
+        bool agnostic, by_stratum, report;
+    } sweep; /* kvist sweep's own */
     float temp, top_p, min_p, repeat_penalty;
     bool raw, quiet, json, ignore_eos, pieces, count, no_bos, no_parse, tensors, no_probe, verbose, help, list, kernels;
 } cli_options;

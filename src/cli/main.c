@@ -4,10 +4,12 @@
 #include <string.h>
 
 #include "cli/common.h"
+#include "cli/sweep.h"
 #include "policy/policy.h"
 
-static const cli_command *const commands[] = {&kv_cli_run,   &kv_cli_chat, &kv_cli_compare, &kv_cli_chart,
-                                              &kv_cli_bench, &kv_cli_eval, &kv_cli_info,    &kv_cli_tokenize};
+static const cli_command *const commands[] = {&kv_cli_run,   &kv_cli_chat,  &kv_cli_compare,
+                                              &kv_cli_chart, &kv_cli_bench, &kv_cli_eval,
+                                              &kv_cli_sweep, &kv_cli_info,  &kv_cli_tokenize};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(FILE *out) {

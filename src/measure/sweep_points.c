@@ -9,9 +9,9 @@
 #include "measure/sweep.h"
 #include "policy/policy.h"
 
-/* What the ladder of formats and the baselines' own formats keep of every token. */
-static const char *const standing_defaults[] = {"full,format=q8", "full,format=q4",  "full,format=q3",
-                                                "full,format=q2", "full,format=q2s", "kivi,format=kivi4"};
+/* The ladder of formats over every token. */
+static const char *const standing_defaults[] = {"full,format=q8", "full,format=q4", "full,format=q3", "full,format=q2",
+                                                "full,format=q2s"};
 enum { N_STANDING_DEFAULTS = sizeof standing_defaults / sizeof *standing_defaults, MAX_METHODS = 128 };
 
 typedef struct list {

@@ -3,7 +3,7 @@
  * every command. */
 #include "spawn.h"
 
-static const char *const commands[] = {"run", "chat", "compare", "bench", "eval", "info", "tokenize"};
+static const char *const commands[] = {"run", "chat", "compare", "bench", "eval", "sweep", "info", "tokenize"};
 
 static void version(void **state) {
     (void)state;
