@@ -72,12 +72,6 @@ static kv_status open_sessions(run *c, kv_error *err) {
     return KVIST_OK;
 }
 
-/* Reads ids into empty sessions, each with the bits of its own sync. */
-static kv_status sync_many(kvist_session *const *s, size_t n, const int32_t *ids, size_t n_ids, kv_error *err) {
-    for (size_t i = 0; i < n; i++) KV_TRY(kvist_session_sync(s[i], ids, n_ids, err));
-    return KVIST_OK;
-}
-
 /* What the cache is at a compression point. */
 static void note_cache(run *c, size_t sample, uint32_t turn) {
     for (uint32_t i = 0; i < c->p->n_policies; i++) {
@@ -102,7 +96,7 @@ static kv_status read_first(run *c, size_t sample, kv_error *err) {
     copy(c->ids, &t->context);
     copy(c->ids + t->context.n, &t->questions[0]);
     bool apart = c->p->agnostic && t->context.n;
-    KV_TRY(sync_many(c->sessions, n, c->ids, apart ? t->context.n : total, err));
+    KV_TRY(kvist_sync_many(c->sessions, n, c->ids, apart ? t->context.n : total, err));
     note_cache(c, sample, 0);
     for (uint32_t i = 0; apart && t->questions[0].n && i < n; i++)
         KV_TRY(kvist_session_sync(c->sessions[i], c->ids, total, err));
