@@ -29,7 +29,7 @@ typedef struct cli_u32s {
 typedef struct cli_options {
     const char *model, *prompt, *file, *chat_template, *system, *cpu, *questions, *output, *ctk, *ctv, *precise,
         *stages, *rows, *filter;
-    cli_list kv, vs, vs_args, positional;
+    cli_list kv, vs, vs_args, files, positional;
     cli_u32s n_prompt, n_gen, depth, n_parallel;
     int32_t n_predict, top_k, n_gpu_layers;
     uint32_t n_ctx, threads, batch, ubatch, prompt_tokens, chunks, step, reps, repeat_last_n, vs_limit, vs_once, shadow;
@@ -42,6 +42,11 @@ typedef struct cli_options {
         float floor;
         bool agnostic, by_stratum, report;
     } sweep; /* kvist sweep's own */
+    struct {
+        const char *only, *results;
+        uint32_t limit, turns, lengths, depths;
+        bool agnostic, by_stratum;
+    } task; /* kvist eval TASK's own */
     float temp, top_p, min_p, repeat_penalty;
     bool raw, quiet, json, ignore_eos, pieces, count, no_bos, no_parse, tensors, no_probe, verbose, help, list, kernels;
 } cli_options;
