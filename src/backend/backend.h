@@ -72,6 +72,18 @@ typedef struct kv_attn_decode_row {
     uint32_t position;
 } kv_attn_decode_row;
 
+/* How a row's attention lies over what its streams store, collected on the way (no second pass over K). Page i of KV head h: handles in birth
+ * order, then the tail's pages; its place is p + (h cap_pages + i) group slots. There, an f16 page has by slot the sum over the group of p
+ * (square: of p^2), 0 for slots not seen; a page of another format has in item 0 that sum over its tokens. The rest of the place is scratch. */
+typedef struct kv_attn_mass {
+    float *p;           /* [n_kv][cap_pages][group][slots]; NULL: not wanted */
+    uint32_t cap_pages; /* at least the pages of any of the heads */
+    uint32_t slots;     /* kv_attn_mass_slots of the streams' shape */
+    bool square;
+    float *lse; /* [n_q] natural log of the sum of exp(scaled scores); needed for p, may be wanted alone */
+} kv_attn_mass;
+static inline uint32_t kv_attn_mass_slots(const kv_stream_shape *s) { return (s->f16_tokens + 15u) & ~15u; }
+
 /* Prompt attention of rows [row0, row0 + n_rows) of a sync whose row 0 has position first_pos. Keys, in this order: the
  * handles of `streams` (paged kernel, birth order), then the f16 run: the streams' tail followed by the sync's own
  * rows, in tiles at absolute positions that are multiples of KV_KEY_TILE. k, v: f16 [n_kv][head_stride tokens][dk or
@@ -160,6 +172,9 @@ typedef struct kv_backend_ops {
     void (*attn_prefill)(kv_exec *ex, const kv_attn_params *p, const kv_attn_chunk *c);
     void (*attn_decode)(kv_exec *ex, const kv_attn_params *p, const kv_pool *pool, const kv_attn_decode_row *rows,
                         uint32_t n_rows);
+    /* The same bits in out, and mass[r] filled for row r where it is asked for. */
+    void (*attn_decode_mass)(kv_exec *ex, const kv_attn_params *p, const kv_pool *pool, const kv_attn_decode_row *rows,
+                             const kv_attn_mass *mass, uint32_t n_rows);
     void (*attn_colsum)(kv_exec *ex, const kv_attn_params *p, const kv_attn_colsum *c);
     void (*seal)(kv_exec *ex, const kv_seal_job *jobs, uint32_t n_jobs);
 } kv_backend_ops;

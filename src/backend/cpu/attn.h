@@ -55,6 +55,8 @@ typedef struct kv_attn_page {
     float *m, *l, *o;             /* [nq], [nq], [nq][o_stride] of dvp */
     size_t q_stride, o_stride;
     float softcap;                /* reference level only; 0: none */
+    float *tap;                   /* [nq][tap_stride] what a row's attention to this page will be known from (attn_mass_simd.h); NULL: not wanted */
+    size_t tap_stride;
     const uint8_t *next;          /* page to fetch meanwhile: its keys [0, next_keys) and scales [next_scales, next_bytes); NULL: none */
     uint32_t next_keys, next_scales, next_bytes;
 } kv_attn_page;
@@ -99,6 +101,11 @@ struct kv_attn_kernels {
     void (*scale)(const float *x, uint32_t n, float s, float *y);
     /* Joins partial result b into a: m, l, o[dv]. */
     void (*join)(float *am, float *al, float *ao, float bm, float bl, const float *bo, uint32_t dv);
+    /* Keeps what the masses of a run need of its scores, before they become probabilities: query q0 + q, page i at scores[q row + i step]. Of
+     * an F16 page all slots' scores, -inf where not seen; of others {largest score m, sum of 2^(s - m), sum of 4^(s - m)}. */
+    void (*tap)(const kv_attn_page *p, uint32_t n, const float *scores, size_t row, size_t step, uint32_t q0, int nq);
+    /* One page's tap[group][slots] to masses in its first row: by slot (f16) or in item 0, the sum over the group of p = 2^(s - lse2) or p^2. */
+    void (*mass)(float *tap, uint32_t slots, uint32_t group, bool f16, const float *lse2, bool square);
 };
 
 extern const struct kv_attn_kernels kv_attn_kernels_ref;

@@ -348,5 +348,5 @@ static void pack_k(const uint16_t *rows, size_t stride, uint32_t n, uint32_t dk,
     }
 }
 
-const struct kv_attn_kernels kv_attn_kernels_avx2 = {"avx2", {page_f16, page_q8, page_ladder, page_group}, tile, cols, pack_k, widen, scale, join};
+const struct kv_attn_kernels kv_attn_kernels_avx2 = {"avx2", {page_f16, page_q8, page_ladder, page_group}, tile, cols, pack_k, widen, scale, join, tap, mass};
 #endif

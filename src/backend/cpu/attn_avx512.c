@@ -143,5 +143,5 @@ static void pack_k(const uint16_t *rows, size_t stride, uint32_t n, uint32_t dk,
         for (uint32_t c = 0; c < dk; c++) kt[c * 64 + col0 + t] = kv_f16_f32(rows[t * stride + c]);
 }
 
-const struct kv_attn_kernels kv_attn_kernels_avx512 = {"avx512", {page_f16, page_q8, page_ladder, page_group}, tile, cols, pack_k, widen, scale, join};
+const struct kv_attn_kernels kv_attn_kernels_avx512 = {"avx512", {page_f16, page_q8, page_ladder, page_group}, tile, cols, pack_k, widen, scale, join, tap, mass};
 #endif

@@ -107,6 +107,7 @@ INLINE void q8_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_
         if (!q0) fetch_rest(fetch_values(a + i));
         q8_scores(a + i, w, q0, w->scores + (size_t)i * w->slots, nq);
     }
+    if (a->tap) tap(a, n, w->scores, (size_t)KV_ATTN_RUN * w->slots, w->slots, q0, nq);
     softmax_pages(a, n, w, q0, keep, nq);
     keep_rows(a, q0, keep, nq);
     for (uint32_t i = 0; i < n; i++) {
@@ -294,6 +295,7 @@ INLINE void ladder_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uin
         if (!q0) fetch_rest(fetch_values(a + i));
         ladder_scores(a + i, w, q0, w->scores + (size_t)i * w->slots, nq, kwide);
     }
+    if (a->tap) tap(a, n, w->scores, (size_t)KV_ATTN_RUN * w->slots, w->slots, q0, nq);
     softmax_pages(a, n, w, q0, keep, nq);
     keep_rows(a, q0, keep, nq);
     for (uint32_t i = 0; i < n; i++) {

@@ -192,6 +192,13 @@ static void fold_decoded(const struct kv_attn_kernels *k, const kv_attn_page *p,
     kv_page_entry e = p->entry ? *p->entry : (kv_page_entry){0};
     e.n = (uint16_t)p->hi;
     kv_decode_ref(L, p->data, &e, w->page_k, w->page_v);
+    for (uint32_t q = 0; p->tap && q < p->nq; q++) {
+        for (uint32_t t = p->lo; t < p->hi; t++) {
+            w->scores[t] = 0.0f;
+            for (uint32_t c = 0; c < L->dk; c++) w->scores[t] += p->q[q * p->q_stride + c] * w->page_k[t * L->dk + c];
+        }
+        k->tap(p, 1, w->scores, 0, 0, q, 1);
+    }
     for (uint32_t t0 = p->lo; t0 < p->hi; t0 += 64) {
         uint32_t n = p->hi - t0 < 64 ? p->hi - t0 : 64;
         memset(w->kt, 0, sizeof(float) * 64 * L->dk);

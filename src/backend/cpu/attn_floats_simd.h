@@ -108,6 +108,7 @@ INLINE void f16_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32
             page_scores(a[i].data + L->k_off, L->tokens, L->dkp, t, a->q + q0 * a->q_stride, a->q_stride, bias, w->scores + (size_t)i * w->slots,
                         (size_t)KV_ATTN_RUN * w->slots, SRC_F16, nq);
     }
+    if (a->tap) tap(a, n, w->scores, (size_t)KV_ATTN_RUN * w->slots, w->slots, q0, nq);
     softmax_pages(a, n, w, q0, keep, nq);
     run_values(a, n, w, q0, keep, SRC_F16, nq);
 }
@@ -152,6 +153,7 @@ INLINE void group_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint
         if (!q0) fetch_rest(fetch_values(a + i));
         group_scores(a + i, w, q0, w->scores + (size_t)i * w->slots, src, nq);
     }
+    if (a->tap) tap(a, n, w->scores, (size_t)KV_ATTN_RUN * w->slots, w->slots, q0, nq);
     softmax_pages(a, n, w, q0, keep, nq);
     run_values(a, n, w, q0, keep, src, nq);
 }

@@ -487,6 +487,7 @@ static LADDER_TARGET void ladder_pages(const kv_attn_page *a, uint32_t n, kv_att
         int nq = a->nq - R.q0 < QB ? (int)(a->nq - R.q0) : QB;
         run_queries(&R, nq);
         for (uint32_t i = 0; i < n; i++) k_page_any(&R, i, nq, kwide);
+        if (a->tap) kv_attn_kernels_avx512.tap(a, n, w->scores, (size_t)KV_ATTN_RUN * R.P16, R.P16, R.q0, nq);
         run_softmax(&R, nq);
         for (uint32_t i = 0; i < n; i++) v_page_any(&R, i, nq, vwide);
     }

@@ -95,6 +95,58 @@ static float softmax_run(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uin
     return keep;
 }
 
+/* ------------------------------------------------------------------ masses */
+static void tap_page(const kv_attn_page *a, const float *s, float *y)
+{
+    sum16 sum = {{0}}, squares = {{0}};
+    float most = -INFINITY;
+    for (uint32_t t = a->lo; t < a->hi; t++) most = fmaxf(most, capped2(s[t], a->softcap));
+    for (uint32_t t = a->lo; t < a->hi && most > -INFINITY; t++) {
+        float p = exp2_ref(capped2(s[t], a->softcap) - most);
+        sum.lane[t & 15] += p;
+        squares.lane[t & 15] = fmaf(p, p, squares.lane[t & 15]);
+    }
+    y[0] = most;
+    y[1] = sum16_total(&sum);
+    y[2] = sum16_total(&squares);
+}
+
+static void tap(const kv_attn_page *a, uint32_t n, const float *scores, size_t row, size_t step, uint32_t q0, int nq)
+{
+    for (uint32_t i = 0; i < n; i++)
+        for (int q = 0; q < nq; q++) {
+            const float *s = scores + (size_t)q * row + i * step;
+            float *y = a[i].tap + (q0 + (uint32_t)q) * a[i].tap_stride;
+            if (a[i].layout->kind != KV_KIND_F16) {
+                tap_page(&a[i], s, y);
+                continue;
+            }
+            for (uint32_t t = 0; t < a[i].tap_stride; t++) y[t] = t >= a[i].lo && t < a[i].hi ? capped2(s[t], a[i].softcap) : -INFINITY;
+        }
+}
+
+static void mass(float *y, uint32_t slots, uint32_t group, bool f16, const float *lse2, bool square)
+{
+    float sum = 0.0f;
+    if (!f16) {
+        for (uint32_t g = 0; g < group; g++) {
+            const float *x = y + (size_t)g * slots;
+            float p = exp2_ref(x[0] - lse2[g]);
+            sum += square ? x[2] * (p * p) : x[1] * p;
+        }
+        y[0] = sum;
+        return;
+    }
+    for (uint32_t t = 0; t < slots; t++) {
+        sum = 0.0f;
+        for (uint32_t g = 0; g < group; g++) {
+            float p = exp2_ref(y[(size_t)g * slots + t] - lse2[g]);
+            sum += square ? p * p : p;
+        }
+        y[t] = sum;
+    }
+}
+
 /* A kind is two steps, each for one page and one query: scores; values added to o. */
 typedef void scores_fn(const kv_attn_page *a, kv_attn_work *w, const float *q, float *s);
 typedef void values_fn(const kv_attn_page *a, kv_attn_work *w, const float *p, float *o);
@@ -103,6 +155,7 @@ static void fold_run(const kv_attn_page *a, uint32_t n, kv_attn_work *w, scores_
     for (uint32_t q = 0; q < a->nq; q++) {
         float *o = a->o + q * a->o_stride;
         for (uint32_t i = 0; i < n; i++) scores(&a[i], w, a->q + q * a->q_stride, w->scores + i * w->slots);
+        if (a->tap) tap(a, n, w->scores, 0, w->slots, q, 1);
         float keep = softmax_run(a, n, w, q);
         for (uint32_t c = 0; c < a->layout->dvp; c++) o[c] *= keep;
         for (uint32_t i = 0; i < n; i++) values(&a[i], w, w->scores + i * w->slots, o);
@@ -343,4 +396,4 @@ static void join(float *am, float *al, float *ao, float bm, float bl, const floa
     for (uint32_t c = 0; c < dv; c++) ao[c] = fmaf(bo[c], kb, ao[c] * ka);
 }
 
-const struct kv_attn_kernels kv_attn_kernels_ref = {"ref", {page_floats, page_q8, page_ladder, page_floats}, tile, cols, pack_k, widen, scale, join};
+const struct kv_attn_kernels kv_attn_kernels_ref = {"ref", {page_floats, page_q8, page_ladder, page_floats}, tile, cols, pack_k, widen, scale, join, tap, mass};

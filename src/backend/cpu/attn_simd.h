@@ -138,5 +138,6 @@ static void join(float *am, float *al, float *ao, float bm, float bl, const floa
 }
 
 #include "backend/cpu/attn_tiles_simd.h"
+#include "backend/cpu/attn_mass_simd.h"
 #include "backend/cpu/attn_floats_simd.h"
 #include "backend/cpu/attn_codes_simd.h"

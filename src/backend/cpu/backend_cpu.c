@@ -66,6 +66,7 @@ static const kv_backend_ops cpu_ops = {
     .attn_supported = kv_cpu_attn_supported,
     .attn_prefill = kv_cpu_attn_prefill,
     .attn_decode = kv_cpu_attn_decode,
+    .attn_decode_mass = kv_cpu_attn_decode_mass,
     .attn_colsum = kv_cpu_attn_colsum,
     .seal = kv_cpu_seal,
 };

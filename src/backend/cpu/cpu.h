@@ -64,6 +64,8 @@ kv_status kv_cpu_attn_supported(kv_backend *be, const kv_attn_params *p, kv_erro
 void kv_cpu_attn_prefill(kv_exec *ex, const kv_attn_params *p, const kv_attn_chunk *c);
 void kv_cpu_attn_decode(kv_exec *ex, const kv_attn_params *p, const kv_pool *pool, const kv_attn_decode_row *rows,
                         uint32_t n_rows);
+void kv_cpu_attn_decode_mass(kv_exec *ex, const kv_attn_params *p, const kv_pool *pool, const kv_attn_decode_row *rows,
+                             const kv_attn_mass *mass, uint32_t n_rows);
 void kv_cpu_attn_colsum(kv_exec *ex, const kv_attn_params *p, const kv_attn_colsum *c);
 
 const struct kv_encode_kernels *kv_encode_kernels_get(int level);
