@@ -30,8 +30,9 @@ void kv_stream_count(const kv_seq *s, const kv_stream *st, const uint32_t *own_r
     for (uint32_t t = 0; t < st->n_tail; t++) count_page(s, own_refs, st->tail[t], sizeof *st->tail, out);
     out->tokens_stored_sum += st->tail_len;
     uint64_t q2 = st->q2.sum ? (uint64_t)st->shape->dk * (1 + st->q2.n_rows) * sizeof(float) : 0;
-    out->bytes_true += q2;
-    out->bytes_unique += q2;
+    uint64_t scores = (kv_scores_tail_items(st) + kv_scores_slot_items(st)) * sizeof(float);
+    out->bytes_true += q2 + scores;
+    out->bytes_unique += q2 + scores;
 }
 
 void kv_seq_count(const kv_seq *s, const uint32_t *own_refs, kv_seq_bytes *out) {
@@ -79,6 +80,16 @@ static bool check_tail(const kv_seq *s, const kv_stream *st, uint32_t i, kv_erro
     return true;
 }
 
+static bool check_scores(const kv_stream *st, uint32_t i, kv_error *err) {
+    const kv_scores *c = &st->scores;
+    REQUIRE(!c->slots || c->tail, "scores of handles without scores of the tail", i);
+    REQUIRE(kv_scores_tail_items(st) <= c->cap_tail, "%u tail tokens in room for %u scores", i, st->tail_len,
+            c->cap_tail);
+    REQUIRE(kv_scores_slot_items(st) <= c->cap_slots, "%u handles in room for %u scores", i, st->n_handles,
+            c->cap_slots);
+    return true;
+}
+
 static bool check_q2(const kv_seq *s, const kv_stream *st, uint32_t i, kv_error *err) {
     const kv_q2 *q = &st->q2;
     REQUIRE(q->n_rows <= q->cap_rows, "%u q2 rows in room for %u", i, q->n_rows, q->cap_rows);
@@ -118,10 +129,13 @@ bool kv_seq_check(const kv_seq *s, kv_error *err) {
     uint64_t arrays = sizeof(kv_seq) + (uint64_t)s->n_streams * sizeof(kv_stream), n_pages = 0;
     for (uint32_t i = 0; i < s->n_streams; i++) {
         const kv_stream *st = &s->streams[i];
-        if (!check_handles(s, st, i, err) || !check_tail(s, st, i, err) || !check_q2(s, st, i, err)) return false;
+        if (!check_handles(s, st, i, err) || !check_tail(s, st, i, err) || !check_q2(s, st, i, err) ||
+            !check_scores(st, i, err))
+            return false;
         n_pages += (uint64_t)st->n_handles + st->n_tail;
         arrays += st->cap_handles * sizeof(kv_handle) + st->cap_tail * sizeof(uint32_t) +
-                  (uint64_t)st->shape->dk * sizeof(float) * (st->q2.cap_rows + (st->q2.sum ? 1u : 0u));
+                  (uint64_t)st->shape->dk * sizeof(float) * (st->q2.cap_rows + (st->q2.sum ? 1u : 0u)) +
+                  ((uint64_t)st->scores.cap_tail + st->scores.cap_slots) * sizeof(float);
     }
     if (arrays != s->charged)
         return kv_fail(err, KVIST_E_STATE, "arrays hold %llu bytes but %llu are charged", (unsigned long long)arrays,

@@ -49,6 +49,7 @@ void kv_seq_clear(kv_seq *s) {
     for (uint32_t i = 0; i < s->n_streams; i++) {
         kv_stream_release(s, &s->streams[i]);
         kv_q2_reset(s, &s->streams[i]);
+        kv_scores_reset(s, &s->streams[i]);
     }
     s->length = 0;
 }

@@ -21,9 +21,9 @@ struct kv_snapshot {
 
 static size_t q2_floats(const kv_stream *st) { return st->q2.sum ? (size_t)st->shape->dk * (1 + st->q2.n_rows) : 0; }
 
-/* Handles, tail and q2 are all made of 4-byte items, so one after the other stays aligned. */
+/* Handles, tail, q2 and scores are all made of 4-byte items, so one after the other stays aligned. */
 static size_t stream_bytes(const kv_stream *st) {
-    return st->n_handles * sizeof *st->handles + st->n_tail * sizeof *st->tail + q2_floats(st) * sizeof(float);
+    return st->n_handles * sizeof *st->handles + st->n_tail * sizeof *st->tail + (q2_floats(st) + kv_scores_tail_items(st) + kv_scores_slot_items(st)) * sizeof(float);
 }
 
 static void *put(uint8_t **at, const void *from, size_t bytes) {
@@ -63,6 +63,10 @@ kv_status kv_snapshot_take(const kv_seq *s, kv_snapshot **out, kv_error *err) {
             copy->q2.sum = put(&at, st->q2.sum, dk * sizeof(float));
             copy->q2.rows = put(&at, st->q2.rows, st->q2.n_rows * dk * sizeof(float));
         }
+        if (kv_scores_of_tail(st))
+            copy->scores.tail = put(&at, st->scores.tail, kv_scores_tail_items(st) * sizeof(float));
+        if (kv_scores_of_slots(st))
+            copy->scores.slots = put(&at, st->scores.slots, kv_scores_slot_items(st) * sizeof(float));
         copy->cap_handles = st->n_handles;
         copy->cap_tail = st->n_tail;
         copy->q2.cap_rows = st->q2.n_rows;
@@ -83,7 +87,19 @@ static kv_status make_room(kv_seq *s, kv_stream *st, const kv_stream *from, kv_e
     rc = kv_cache_grow(s, &p, &st->cap_tail, from->n_tail, sizeof *st->tail, false, err);
     st->tail = p;
     KV_TRY(rc);
+    if (kv_scores_of_tail(from)) KV_TRY(kv_scores_begin(s, st, kv_scores_of_slots(from), err));
+    KV_TRY(kv_scores_room(s, st, from->tail_len, from->n_handles, err));
     return from->q2.sum ? kv_q2_room(s, st, from->q2.n_rows, err) : KVIST_OK;
+}
+
+static void forget_scores(kv_seq *s, kv_stream *st, bool keep_tail) {
+    void *slots = st->scores.slots;
+    if (!keep_tail) {
+        kv_scores_reset(s, st);
+        return;
+    }
+    kv_cache_drop(s, &slots, &st->scores.cap_slots, sizeof(float));
+    st->scores.slots = NULL;
 }
 
 static void restore_stream(kv_seq *s, kv_stream *st, const kv_stream *from) {
@@ -91,6 +107,7 @@ static void restore_stream(kv_seq *s, kv_stream *st, const kv_stream *from) {
     ref_all(s->pool, from); /* before the release: a page both hold must not pass through the free list */
     kv_stream_release(s, st);
     if (!from->q2.sum) kv_q2_reset(s, st);
+    if (!kv_scores_of_slots(from)) forget_scores(s, st, kv_scores_of_tail(from));
     kv_stream next = *from;
     next.shape = st->shape;
     next.handles = st->handles;
@@ -100,10 +117,14 @@ static void restore_stream(kv_seq *s, kv_stream *st, const kv_stream *from) {
     next.q2.sum = st->q2.sum;
     next.q2.rows = st->q2.rows;
     next.q2.cap_rows = st->q2.cap_rows;
+    next.scores = st->scores;
     if (from->n_handles) memcpy(next.handles, from->handles, from->n_handles * sizeof *from->handles);
     if (from->n_tail) memcpy(next.tail, from->tail, from->n_tail * sizeof *from->tail);
     if (from->q2.sum) memcpy(next.q2.sum, from->q2.sum, dk * sizeof(float));
     if (from->q2.n_rows) memcpy(next.q2.rows, from->q2.rows, from->q2.n_rows * dk * sizeof(float));
+    size_t n_tail = kv_scores_tail_items(from), n_slots = kv_scores_slot_items(from);
+    if (n_tail) memcpy(next.scores.tail, from->scores.tail, n_tail * sizeof(float));
+    if (n_slots) memcpy(next.scores.slots, from->scores.slots, n_slots * sizeof(float));
     *st = next;
 }
 

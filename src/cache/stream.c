@@ -47,7 +47,10 @@ kv_status kv_stream_push(kv_seq *s, kv_stream *st, float price, uint32_t *page, 
         kv_cache_grow(s, &handles, &st->cap_handles, (uint64_t)st->n_handles + 1, sizeof *st->handles, false, err);
     st->handles = handles;
     KV_TRY(rc);
+    KV_TRY(kv_scores_room(s, st, 0, (uint64_t)st->n_handles + 1, err));
     KV_TRY(kv_pool_acquire(s->pool, page, err));
+    size_t p16 = st->shape->f16_tokens;
+    if (kv_scores_of_slots(st)) memset(st->scores.slots + st->n_handles * p16, 0, p16 * sizeof *st->scores.slots);
     st->handles[st->n_handles++] = (kv_handle){.page = *page, .price = price, .birth = st->next_birth++};
     return KVIST_OK;
 }
@@ -59,7 +62,10 @@ void kv_stream_remove(kv_seq *s, kv_stream *st, uint32_t i) {
     uint32_t tokens = (uint32_t)e->n - e->start;
     st->tokens_sealed -= tokens < st->tokens_sealed ? tokens : st->tokens_sealed;
     kv_pool_unref(s->pool, page);
-    memmove(st->handles + i, st->handles + i + 1, (st->n_handles - i - 1) * sizeof *st->handles);
+    size_t p16 = st->shape->f16_tokens, after = st->n_handles - i - 1;
+    memmove(st->handles + i, st->handles + i + 1, after * sizeof *st->handles);
+    if (kv_scores_of_slots(st))
+        memmove(st->scores.slots + i * p16, st->scores.slots + (i + 1) * p16, after * p16 * sizeof *st->scores.slots);
     st->n_handles--;
 }
 

@@ -38,6 +38,13 @@ typedef struct kv_q2 {
     uint32_t start, covered, n_rows, cap_rows;
 } kv_q2;
 
+/* What each token is worth, where a policy evicts while decoding: one f32 a tail token and, where tokens of f16 pages
+ * are evicted one by one, one a slot of every handle (f16_tokens each). Begun by kv_scores_begin, empty otherwise. */
+typedef struct kv_scores {
+    float *tail, *slots;
+    uint32_t cap_tail, cap_slots; /* items */
+} kv_scores;
+
 typedef struct kv_stream {
     const kv_stream_shape *shape;
     kv_handle *handles;
@@ -50,6 +57,7 @@ typedef struct kv_stream {
     uint32_t tokens_sealed;        /* valid tokens in handles */
     float mass;                    /* retained attention mass, 1 when nothing was evicted */
     kv_q2 q2;
+    kv_scores scores;
 } kv_stream;
 
 typedef struct kv_seq {
@@ -94,6 +102,34 @@ kv_status kv_stream_push(kv_seq *s, kv_stream *st, float price, uint32_t *page, 
 /* Removes handle i, keeping the order of the others; unrefs its page. */
 void kv_stream_remove(kv_seq *s, kv_stream *st, uint32_t i);
 
+/* ---- scores: kept beside the tokens by every operation above (a token appended, a page pushed: 0) */
+/* Begins to keep them, 0 for what is there; slots: also of handles, whose pages must then all be f16. */
+kv_status kv_scores_begin(kv_seq *s, kv_stream *st, bool slots, kv_error *err) KV_WARN_UNUSED;
+/* Room for the scores of n_tail tail tokens and n_handles handles, where they are kept. */
+kv_status kv_scores_room(kv_seq *s, kv_stream *st, uint64_t n_tail, uint64_t n_handles, kv_error *err) KV_WARN_UNUSED;
+static inline bool kv_scores_of_tail(const kv_stream *st) { return st->scores.tail != NULL; }
+static inline bool kv_scores_of_slots(const kv_stream *st) { return st->scores.slots != NULL; }
+
+/* ---- region (region.c): f16 handles behind the sinks, whose tokens come and go one by one while decoding. Token i lies
+ * in slot i % f16_tokens of region page i / f16_tokens: all pages are full but the last (kv_region_compact). A page that
+ * anybody else holds is copied before it is written. Needs scores of tail and slots. */
+uint32_t kv_region_first(const kv_seq *s, const kv_stream *st); /* index of its first handle */
+uint32_t kv_region_tokens(const kv_seq *s, const kv_stream *st);
+/* After pages were sealed: fills partial pages from the end. */
+kv_status kv_region_compact(kv_seq *s, kv_stream *st, kv_error *err) KV_WARN_UNUSED;
+/* The token of lowest score (NaN: lowest; ties: the last of them); the region is not empty. */
+uint32_t kv_region_lowest(const kv_seq *s, const kv_stream *st);
+/* The tail's oldest token becomes the region's last one, or takes the place of token i, which is evicted. */
+kv_status kv_region_append(kv_seq *s, kv_stream *st, kv_error *err) KV_WARN_UNUSED;
+kv_status kv_region_replace(kv_seq *s, kv_stream *st, uint32_t i, kv_error *err) KV_WARN_UNUSED;
+/* Evicts token i: the last one moves into its place; a page that becomes empty is freed. */
+kv_status kv_region_evict(kv_seq *s, kv_stream *st, uint32_t i, kv_error *err) KV_WARN_UNUSED;
+/* Tokens that must go to free the last page: as many as it holds, h; and the score of the h-th lowest, which is the last
+ * to go: the price of a page (KV-Compress, research/kv-compress.md 2.2). The region is not empty. */
+float kv_region_price(const kv_seq *s, const kv_stream *st, uint32_t *h);
+/* Evicts the h lowest: survivors of the last page move into the holes before it, and it is freed. */
+kv_status kv_region_drop_page(kv_seq *s, kv_stream *st, kv_error *err) KV_WARN_UNUSED;
+
 /* ---- q2 */
 /* Room for `need` waiting q2 rows (and for the sum). */
 kv_status kv_q2_room(kv_seq *s, kv_stream *st, uint32_t need, kv_error *err) KV_WARN_UNUSED;
@@ -123,8 +159,8 @@ uint64_t kv_snapshot_bytes(const kv_snapshot *snap); /* arrays it owns, and page
 void kv_snapshot_add_refs(const kv_snapshot *snap, uint32_t *refs);
 
 /* True bytes (DESIGN 5): pages x page size + 32 B entry a page + 12 B a handle + 4 B a tail page + 4 B a q2 float in
- * use + lists of positions, which are also told apart. unique: without pages with refs > 1 held by others.
- * by_format[16] counts pages by K format id; may be NULL. */
+ * use + 4 B a score + lists of positions, which are also told apart. unique: without pages with refs > 1 held by
+ * others. by_format[16] counts pages by K format id; may be NULL. */
 typedef struct kv_seq_bytes {
     uint64_t bytes_true, bytes_unique, bytes_positions, pages, tokens_stored_sum, by_format[16];
 } kv_seq_bytes;

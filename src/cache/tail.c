@@ -46,12 +46,14 @@ kv_status kv_tail_append(kv_seq *s, kv_stream *st, const uint16_t *k, const uint
     uint32_t p16 = sh->f16_tokens, dv = padded(sh->dv), page;
     uint32_t start = st->tail_len ? st->tail_start : st->tail_pos % p16;
     uint32_t slot = start + st->tail_len;
+    KV_TRY(kv_scores_room(s, st, (uint64_t)st->tail_len + 1, 0, err));
     KV_TRY(writable_page(s, st, slot / p16, &page, err));
     st->tail_start = start;
     uint16_t *kp = (uint16_t *)(void *)kv_pool_data(s->pool, page), *vp = kp + (size_t)padded(sh->dk) * p16;
     uint32_t t = slot % p16;
     for (uint32_t c = 0; c < sh->dk; c++) kp[(size_t)c * p16 + t] = k[c];
     memcpy(vp + (size_t)t * dv, v, sh->dv * sizeof *v);
+    if (kv_scores_of_tail(st)) st->scores.tail[st->tail_len] = 0;
     st->tail_len++;
     return KVIST_OK;
 }
@@ -78,6 +80,7 @@ void kv_tail_drop_front(kv_seq *s, kv_stream *st, uint32_t n) {
     uint32_t p16 = st->shape->f16_tokens;
     st->tail_pos += n;
     st->tail_len -= n;
+    if (kv_scores_of_tail(st)) memmove(st->scores.tail, st->scores.tail + n, st->tail_len * sizeof *st->scores.tail);
     st->tail_start += n;
     drop_pages(s, st, 0, st->tail_len ? st->tail_start / p16 : st->n_tail);
     st->tail_start = st->tail_len ? st->tail_start % p16 : 0;

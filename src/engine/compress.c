@@ -4,8 +4,7 @@
  * pages, what is evicted, what stays as the tail. Numbers (scores, budgets, tiers, selection) are policy/plan.h's;
  * bytes are the backend's seal operation. Must not know which other targets read the same rows.
  */
-#include "engine/job.h"
-#include "engine/sealer.h"
+#include "engine/evict.h"
 #include "engine/shadow.h"
 
 #include "policy/guard.h"
@@ -39,6 +38,7 @@ static kv_status push_q2(kv_job_target *t, kv_stream *st, uint32_t head, kv_erro
     const kv_job *j = t->j;
     const kv_hparams *hp = &j->e->m->hp;
     uint32_t rows = t->weighs ? j->q2_rows : 0;
+    if (rows) KV_TRY(kv_engine_room(j->e, 0, (rows + 1ull) * hp->dk * sizeof(float), err));
     if (rows && !st->q2.sum) st->q2.start = st->q2.covered = j->start;
     for (uint32_t r = 0; r < rows; r++)
         KV_TRY(kv_q2_push(t->s->seq, st, j->q2 + ((size_t)r * hp->n_kv + head) * hp->dk, err));
@@ -51,6 +51,7 @@ static kv_status settle_tail(kv_job_target *t, const kv_run_source *src, uint32_
     uint32_t tail = st->tail_len, dropped = min_u32(tail, consumed), from = consumed - dropped;
     if (dropped) kv_tail_drop_front(t->s->seq, st, dropped);
     if (st->tail_len == 0) st->tail_pos = t->j->start + from;
+    KV_TRY(kv_engine_room(t->j->e, (t->j->n_rows - from) / st->shape->f16_tokens + 2, 0, err));
     for (uint32_t r = from; r < t->j->n_rows; r++)
         KV_TRY(kv_tail_append(t->s->seq, st, src->k + (size_t)r * src->dk, src->v + (size_t)r * src->dv, err));
     return KVIST_OK;
@@ -90,7 +91,8 @@ static void begin_masses(kv_job_target *t, uint32_t head, span sp) {
     js->queries = t->mass_rows;
     for (uint32_t i = 0; i < g; i++) js->all[i] = js->queries - sink_mass[head * g + i];
     add_mass(t, head, 0, sp.sink, js->all, -1.0);
-    add_mass(t, head, sp.sink + sp.cand, sp.sink + sp.cand + sp.recent, js->all, -1.0);
+    uint32_t run = sp.sink + sp.cand + sp.recent;
+    add_mass(t, head, run - min_u32(sp.recent, t->kept_recent), run, js->all, -1.0);
     add_mass(t, head, sp.sink, sp.sink + sp.cand, js->evicted,
              1.0); /* all candidates; kept pages are taken off again */
 }
@@ -143,6 +145,18 @@ static void score_stream(const kv_job_target *t, const kv_run_source *src, uint3
     kv_score_stream(&t->lp, &in, score, j->score_scratch);
 }
 
+/* To j->score: what this sync's rows say of the candidates, and what is left of what carried ones had earned before. */
+static void score_candidates(kv_job_target *t, const kv_run_source *src, uint32_t head, span sp) {
+    score_stream(t, src, head, sp, t->j->score);
+    kv_evict_carried(t, src->st, sp.sink, sp.cand);
+}
+
+/* To j->score: the recent tokens', which become the tail. */
+static void score_recent(kv_job_target *t, const kv_run_source *src, uint32_t head, span sp) {
+    span recent = {.sink = sp.sink + sp.cand, .cand = sp.recent};
+    if (sp.recent) score_stream(t, src, head, recent, t->j->score);
+}
+
 static uint32_t local_of(const kv_job_target *t, span sp) { return min_u32(t->plan.n_local, sp.cand); }
 
 /* Ranked candidates that a stream's budget pages: all of them where the selection is global. */
@@ -170,7 +184,7 @@ static cut cut_scored(kv_job_target *t, uint32_t head, span sp, uint32_t keep) {
 }
 
 static cut cut_stream(kv_job_target *t, const kv_run_source *src, uint32_t head, span sp) {
-    if (!t->plan.by_scores) score_stream(t, src, head, sp, score_of(t, head));
+    if (!t->plan.by_scores) score_candidates(t, src, head, sp);
     return cut_scored(t, head, sp, keep_of(t, head, sp));
 }
 
@@ -219,8 +233,10 @@ static kv_status seal_cut(kv_job_target *t, kv_sealer *se, const kv_run_source *
     uint32_t g = group_of(t);
     double *ev = job_stream(t, head)->evicted;
     for (uint32_t i = 0; i < g; i++) ev[i] -= page_mass(t, head * g + i, c->order, p, sp.sink);
-    return kv_sealer_page(se, src, &t->layout, sp.sink, c->order + p->first, p->n, p->price,
-                          p->local ? KV_PAGE_LOCAL : KV_PAGE_SCORED, q2, err);
+    KV_TRY(kv_sealer_page(se, src, &t->layout, sp.sink, c->order + p->first, p->n, p->price,
+                          p->local ? KV_PAGE_LOCAL : KV_PAGE_SCORED, q2, err));
+    kv_evict_sealed(t, src->st, c->order + p->first, p, sp.sink);
+    return KVIST_OK;
 }
 
 /* Budgets that are not global: a stream's pages are known at once. */
@@ -289,6 +305,7 @@ static kv_status seal_survivors(kv_job_target *t, kv_sealer *se, const kv_run_so
     cut c = {.order = t->j->order + (size_t)head * t->j->keys,
              .pages = t->j->cuts + (size_t)head * t->j->cap_cuts,
              .n = js->n_pages};
+    if (t->policy.when != KV_WHEN_PREFILL) score_candidates(t, src, head, sp); /* other heads' came in between */
     for (uint32_t i = 0; i < c.n; i++) {
         if (!js->pages[i].sealed) continue;
         js->pages[i].birth = src->st->next_birth;
@@ -308,7 +325,9 @@ static kv_status evict_stream(kv_job_target *t, kv_sealer *se, uint32_t head, kv
                              : seal_ranked(t, se, &src, head, sp, q2, err));
     KV_TRY(kv_sealer_flush(se, err));
     src.st->sealed_at = end;
+    if (t->policy.when != KV_WHEN_PREFILL) score_recent(t, &src, head, sp);
     KV_TRY(settle_tail(t, &src, sp.sink + sp.cand, err));
+    kv_evict_tail(t, src.st);
     kv_q2_trim(t->s->seq, src.st);
     return KVIST_OK;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One batch of generated rows: one row per session, all layers, paged attention. Nothing is allocated here. */
+#include "engine/evict.h"
 #include "engine/shadow.h"
 
 #include <string.h>
@@ -53,13 +54,16 @@ static kv_status forward_rows(kvist_engine *e, kvist_session *const *s, uint32_t
         ops->q_squares(f->ex, f->q, n, hp->n_q, hp->n_kv, hp->dk, e->row_q2);
         KV_TRY(append_rows(e, s, l, n, err));
         shadow_rows(e, s, l, n);
-        for (uint32_t i = 0; i < n; i++)
+        for (uint32_t i = 0; i < n; i++) {
             e->rows[i] = (kv_attn_decode_row){.streams = kv_seq_stream(s[i]->seq, l, 0),
                                               .q = f->q + (size_t)i * hp->n_q * hp->dk,
                                               .out = f->att + (size_t)i * hp->n_q * hp->dv,
                                               .position = s[i]->n};
-        ops->attn_decode(f->ex, &m->attn, e->pool, e->rows, n);
+            e->masses[i] = kv_evict_wants(s[i], policy_of(s[i]), l);
+        }
+        ops->attn_decode_mass(f->ex, &m->attn, e->pool, e->rows, e->masses, n);
         shadow_checks(e, s, l, n);
+        for (uint32_t i = 0; i < n; i++) kv_evict_note(s[i], policy_of(s[i]), l);
         kv_part_attn_out(f, lw, e->x, n);
         kv_part_ffn(f, lw, e->x, n);
     }
@@ -96,12 +100,13 @@ void kv_decode_batch(kvist_engine *e, kvist_session *const *s, const int32_t *id
     const kv_model *m = e->m;
     uint64_t pages = 0;
     for (uint32_t i = 0; i < n; i++) {
-        pages += kv_decode_pages_needed(s[i], policy_of(s[i]));
+        pages += kv_decode_pages_needed(s[i], policy_of(s[i])) + kv_evict_pages_needed(s[i], policy_of(s[i]));
         e->f.positions[i] = s[i]->n;
         s[i]->logits_valid = false;
         status[i] = KVIST_OK;
     }
     kv_status st = kv_engine_room(e, pages, 0, &errs[0]);
+    for (uint32_t i = 0; i < n && !st; i++) st = kv_evict_ready(s[i], policy_of(s[i]), &errs[0]);
     if (!st) {
         m->be->ops->embed(e->f.ex, m->embed, ids, n, e->x);
         st = forward_rows(e, s, n, &errs[0]);
@@ -119,5 +124,6 @@ void kv_decode_batch(kvist_engine *e, kvist_session *const *s, const int32_t *id
         s[i]->n++;
         s[i]->seq->length = s[i]->n;
         status[i] = kv_seal_tail(s[i], policy_of(s[i]), &errs[i]);
+        if (!status[i]) status[i] = kv_evict_settle(s[i], policy_of(s[i]), &errs[i]);
     }
 }

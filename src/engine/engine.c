@@ -83,6 +83,7 @@ static kv_status make_buffers(kvist_engine *e, kv_error *err) {
     e->x = counted(e, S * hp->n_embd * sizeof(float));
     e->batch_logits = counted(e, logits * hp->n_vocab * sizeof(float));
     e->rows = counted(e, S * sizeof *e->rows);
+    e->masses = counted(e, S * sizeof *e->masses);
     e->row_k = counted(e, S * hp->n_kv * hp->dk * 2);
     e->row_v = counted(e, S * hp->n_kv * hp->dv * 2);
     e->row_q2 = counted(e, S * hp->n_kv * hp->dk * sizeof(float));
@@ -92,7 +93,7 @@ static kv_status make_buffers(kvist_engine *e, kv_error *err) {
     e->seal_v = counted(e, e->seal_tokens * hp->dv * 2);
     e->seal_jobs = counted(e, KV_SEAL_JOBS * sizeof *e->seal_jobs);
     e->seal_q2 = counted(e, KV_SEAL_JOBS * hp->dk * sizeof(float));
-    if (!e->x || !e->batch_logits || !e->rows || !e->row_k || !e->row_v || !e->row_q2 || !e->seal_k || !e->seal_v ||
+    if (!e->x || !e->batch_logits || !e->rows || !e->masses || !e->row_k || !e->row_v || !e->row_q2 || !e->seal_k || !e->seal_v ||
         !e->seal_jobs || !e->seal_q2)
         KV_FAIL(err, MEMORY, "engine buffers");
     return KVIST_OK;
@@ -142,6 +143,7 @@ void kvist_engine_close(kvist_engine **pe) {
     kv_free64(e->x);
     kv_free64(e->batch_logits);
     kv_free64(e->rows);
+    kv_free64(e->masses);
     kv_free64(e->row_k);
     kv_free64(e->row_v);
     kv_free64(e->row_q2);

@@ -37,6 +37,7 @@ typedef struct kv_point {
     bool share_met;
     char share_note[128];
     uint64_t mass_position;
+    uint32_t floor_pages; /* when=pressure: pages a stream keeps */
 } kv_point;
 
 typedef struct kv_saved {
@@ -65,6 +66,7 @@ struct kvist_session {
     bool track;               /* kvist_session_track; seq->track where the shadow needs positions too */
     uint64_t bytes_peak;
     uint64_t pages_dropped_pressure;
+    struct kv_evict *evict; /* scratch of a policy that evicts after the prompt; NULL: none yet */
     double prefill_seconds, decode_seconds, score_seconds, seal_seconds;
     uint64_t prefill_tokens, decode_tokens;
     atomic_bool cancel;
@@ -97,6 +99,7 @@ struct kvist_engine {
     float *x;                  /* [max_sessions][n_embd] residual of a decode batch */
     float *batch_logits;       /* [max_sessions][n_vocab] */
     kv_attn_decode_row *rows;  /* [max_sessions] */
+    kv_attn_mass *masses;      /* [max_sessions] */
     uint16_t *row_k, *row_v;   /* [max(ubatch, sessions)][n_kv][d] f16 staging of new rows */
     float *row_q2;             /* [max(...)][n_kv][dk] */
     uint16_t *seal_k, *seal_v; /* gathered tokens of the pages being sealed */
@@ -166,7 +169,7 @@ kv_status kv_session_truncate_to(kvist_session *s, uint32_t n, kv_error *err);
  * in s->todo. */
 kv_status kv_session_rewind(kvist_session *s, uint32_t at_most, uint32_t n, kv_error *err);
 kv_status kv_engine_room(kvist_engine *e, uint64_t pages, uint64_t bytes,
-                         kv_error *err); /* drops snapshots until there is room */
+                         kv_error *err); /* drops snapshots, then pages of when=pressure sessions, until there is room */
 
 int32_t kv_sample_logits(const float *logits, uint32_t n, const kvist_sampling *p, const int32_t *history,
                          uint32_t n_history, void *scratch);

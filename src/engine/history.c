@@ -4,7 +4,7 @@
  * either is free (no page sealed since) or returns to a snapshot and replays each row by its own kind; both equal never
  * having been there.
  */
-#include "engine/engine.h"
+#include "engine/evict.h"
 
 #include "base/alloc.h"
 
@@ -84,7 +84,8 @@ kv_status kv_engine_room(kvist_engine *e, uint64_t pages, uint64_t bytes, kv_err
         kv_pool_get_stats(e->pool, &st);
         uint64_t need = pages * (kv_pool_page_bytes(e->pool) + sizeof(kv_page_entry)) + bytes;
         if (st.bytes_used + st.bytes_charged + need <= st.bytes_budget) return KVIST_OK;
-        if (!kv_engine_drop_oldest_snapshot(e))
+        if (!kv_engine_drop_oldest_snapshot(e) &&
+            !kv_evict_under_pressure(e, st.bytes_used + st.bytes_charged + need - st.bytes_budget))
             KV_FAIL(err, BUDGET, "KV memory: %llu bytes needed, %llu of %llu in use (raise --kv-mem or compress more)",
                     (unsigned long long)need, (unsigned long long)(st.bytes_used + st.bytes_charged),
                     (unsigned long long)st.bytes_budget);

@@ -3,7 +3,7 @@
  * A prompt job's admission and end: plans each target's compression point, then allocates everything the job will need
  * and charges it to the pool, so that what cannot be held is refused before the first row.
  */
-#include "engine/job.h"
+#include "engine/evict.h"
 
 #include "base/alloc.h"
 #include "policy/guard.h"
@@ -78,6 +78,7 @@ static kv_status make_plan(kv_job_target *t, kv_error *err) {
                         .first = st0->n_handles == 0 && st0->tail_pos == 0,
                         .bytes_before = spent > tail_bytes ? spent - tail_bytes : 0};
     if (in.first) in.bytes_before = 0;
+    if (!st) kv_plan_count_scores(&t->policy, layers, &in);
     if (!st) st = kv_plan_make(&in, &t->plan, err);
     kv_free(layers);
     return st;
@@ -218,10 +219,20 @@ kv_status kv_job_named(const kv_job_target *t, kv_status st, kv_error *err) {
                    policy, why);
 }
 
+/* What the lists of all streams may grow by for n more tokens: a handle and a tail page each f16 page, and half as many
+ * again. */
+static uint64_t list_bytes(const kvist_session *s, uint32_t n) {
+    uint64_t pages = n / s->seq->shapes[0].f16_tokens + 8;
+    return s->seq->n_streams * pages * (sizeof(kv_handle) + sizeof(uint32_t)) * 3 / 2;
+}
+
 static kv_status admit(kv_job *j, kvist_session *const *s, kv_error *err) {
     for (uint32_t i = 0; i < j->n_targets; i++) {
         kv_job_target *t = &j->targets[i];
-        *t = (kv_job_target){.j = j, .s = s[i], .policy = s[i]->policies[s[i]->todo[s[i]->at_todo].policy]};
+        const kv_policy *p = &s[i]->policies[s[i]->todo[s[i]->at_todo].policy];
+        *t = (kv_job_target){.j = j, .s = s[i], .policy = *p, .kept_recent = p->base.recent};
+        KV_TRY(kv_job_named(t, kv_evict_ready(s[i], p, err), err));
+        kv_policy_for_prompt(p, j->start + j->n_rows, &t->policy);
         KV_TRY(kv_job_named(t, make_plan(t, err), err));
         j->evict |= t->plan.evict;
     }
@@ -231,6 +242,7 @@ static kv_status admit(kv_job *j, kvist_session *const *s, kv_error *err) {
     for (uint32_t i = 0; i < j->n_targets; i++) {
         kv_job_target *t = &j->targets[i];
         KV_TRY(kv_job_named(t, alloc_target(t, err), err));
+        KV_TRY(kv_job_named(t, kv_engine_room(j->e, 0, list_bytes(t->s, j->n_rows), err), err));
         KV_TRY(kv_job_named(t, kv_seq_reserve(t->s->seq, j->n_rows, err), err));
     }
     return KVIST_OK;

@@ -50,7 +50,8 @@ typedef struct kv_foresight {
 typedef struct kv_job_target {
     kv_job *j;
     kvist_session *s;
-    kv_policy policy;
+    kv_policy policy;     /* as kv_policy_for_prompt makes it of the session's */
+    uint32_t kept_recent; /* recent tokens as the session's says: `policy` may keep local ones in the tail too */
     kv_plan plan;
     bool weighs; /* some layer's format weighs channels: squared queries are collected */
     kv_gsel *gsel;

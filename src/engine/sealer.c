@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Gathering and sealing; sealing of the tail while decoding; trimming of sliding windows. */
-#include "engine/sealer.h"
+#include "engine/evict.h"
 
 #include "cache/positions.h"
 
@@ -143,6 +143,7 @@ static kv_status seal_stream(kv_sealer *se, kv_stream *st, const kv_layer_policy
     kv_run_source src = kv_run_source_of(s->seq, st, NULL, NULL);
     if (!pages) return KVIST_OK;
     KV_TRY(kv_sealer_in_order(se, &src, lay, sink, pages, s->n, err));
+    kv_evict_sealed_tail(s, st, lp, sink, pages, lay->tokens);
     kv_tail_drop_front(s->seq, st, sink + pages * lay->tokens);
     return KVIST_OK;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sessions as their user sees them: create, sync, decode, truncate, policy. */
+#include "engine/evict.h"
 #include "engine/shadow.h"
 
 #include "base/alloc.h"
@@ -17,7 +18,7 @@ static kv_status push_policy(kvist_session *s, const char *text, kv_error *err) 
         kv_policy_layer(&p, l, &lp);
         KV_TRY(kv_layer_layout(m, &lp, l, &lay, err));
     }
-    if (m->attn.window && kv_policy_evicts(&p))
+    if (m->attn.window && (kv_policy_evicts(&p) || p.when != KV_WHEN_PREFILL))
         KV_FAIL(err, POLICY,
                 "policy '%s' evicts by score, but this model's layers have a sliding window of %u: not built; use full "
                 "or format=",
@@ -86,6 +87,7 @@ void kvist_session_close(kvist_session **ps) {
     }
     kv_job_free(&s->job);
     kv_shadow_free(e, &s->shadow);
+    kv_evict_free(s);
     kv_seq_free(&s->seq);
     kv_engine_leave(e);
     kv_free(s->policies);

@@ -3,7 +3,7 @@
  * Who leads, and what a step does. A caller queues its session(s) and either leads (runs steps until its own are done)
  * or waits. Results never depend on which sessions share a step (DESIGN 2), so no order here is visible but speed.
  */
-#include "engine/job.h"
+#include "engine/evict.h"
 
 #include "base/os.h"
 
@@ -129,6 +129,7 @@ static void abandon_job(fan f) {
 static void reserve_ahead(kvist_session *s, const kv_policy *policy) {
     kv_error ignored;
     (void)!kv_seq_reserve(s->seq, s->e->p.n_ctx - s->n, &ignored);
+    (void)!kv_evict_ready(s, policy, &ignored);
     for (uint32_t l = 0; l < s->seq->n_layers && s->n < KV_Q2_POSITIONS; l++) {
         kv_layer_policy lp;
         kv_page_layout lay;
@@ -159,6 +160,7 @@ static kv_status end_job(fan f, kv_error *err) {
         const kv_run *r = &f.s[i]->todo[f.s[i]->at_todo];
         KV_TRY(kv_session_push_run(f.s[i], r->end, KV_ROWS_PROMPT, r->policy, err));
     }
+    for (uint32_t i = 0; i < f.n; i++) kv_evict_point(&f.s[0]->job->targets[i]);
     kv_job_free(&f.s[0]->job);
     kv_status st = KVIST_OK;
     for (uint32_t i = 0; i < f.n; i++) take_run(f.s[i], stats.bytes_peak);

@@ -19,8 +19,14 @@ static uint64_t tail_pages_of(uint64_t n, uint64_t tokens, uint64_t page) {
 }
 
 typedef struct counts {
-    uint64_t sealed_pages, tail_pages, tokens, q2;
+    uint64_t sealed_pages, tail_pages, tokens, tail_tokens, q2;
 } counts;
+
+/* Scores that a policy keeps while decoding: of tail tokens, and of slots where single tokens are evicted. */
+static uint64_t score_bytes(const kv_policy *p, const counts *c, uint32_t f16_tokens) {
+    if (p->when == KV_WHEN_PREFILL) return 0;
+    return (c->tail_tokens + (kv_policy_by_token(p) ? c->sealed_pages * f16_tokens : 0)) * sizeof(float);
+}
 
 /* Squared queries: a sum a channel, and the rows of the first positions that no sealed page covers yet
  * (cache/stream.h). */
@@ -37,6 +43,7 @@ static void count_kept(const kv_plan *plan, const kv_plan_layer *l, uint32_t n, 
     c->sealed_pages += l->n_streams * (pages_of(sinks, l->f16_tokens) + sealed);
     c->tail_pages += l->n_streams * tail_pages_of(n, tail, l->f16_tokens);
     c->tokens += (uint64_t)l->n_streams * n;
+    c->tail_tokens += l->n_streams * tail;
     c->q2 += q2_bytes(l, n, tail);
 }
 
@@ -45,6 +52,7 @@ static void count_evicted(const kv_plan *plan, const kv_plan_layer *l, uint32_t 
     uint64_t sinks = pages_of(plan->n_sink, l->f16_tokens), tail = tail_pages_of(n, plan->n_recent, l->f16_tokens);
     c->tail_pages += l->n_streams * tail;
     c->tokens += (uint64_t)l->n_streams * (plan->n_sink + plan->n_recent);
+    c->tail_tokens += (uint64_t)l->n_streams * plan->n_recent;
     c->sealed_pages += l->n_streams * sinks;
     c->q2 += q2_bytes(l, n, plan->n_recent);
     if (plan->global) return;
@@ -63,8 +71,9 @@ static void count_evicted(const kv_plan *plan, const kv_plan_layer *l, uint32_t 
 
 kv_status kv_memory_estimate(const kv_memory_shape *shape, const char *policy, uint32_t n, kv_memory_need *out,
                              kv_error *err) {
-    kv_policy pol;
-    KV_TRY(kv_policy_parse(policy, &pol, err));
+    kv_policy given, pol;
+    KV_TRY(kv_policy_parse(policy, &given, err));
+    kv_policy_for_prompt(&given, n, &pol);
     size_t page_bytes = kv_page_bytes_for(shape->dk, shape->dv);
     kv_page_layout f16;
     KV_TRY(kv_page_layout_get(kv_format_pair(KV_F16, KV_F16), shape->dk, shape->dv, page_bytes, &f16, err));
@@ -94,10 +103,14 @@ kv_status kv_memory_estimate(const kv_memory_shape *shape, const char *policy, u
                         .n_seen = n,
                         .n_unsealed = n,
                         .first = true};
+    uint32_t plain = layers[0].q2_bytes;
+    if (st == KVIST_OK) kv_plan_count_scores(&pol, layers, &in);
     if (st == KVIST_OK) st = kv_plan_make(&in, &plan, err);
     if (st == KVIST_OK) {
         counts c = {0};
+        uint32_t scores = layers[0].q2_bytes - plain;
         for (uint32_t i = 0; i < shape->n_layers; i++) {
+            layers[i].q2_bytes -= scores; /* counted by score_bytes */
             if (plan.evict)
                 count_evicted(&plan, &layers[i], n, i, i * shape->n_kv, &c);
             else
@@ -109,7 +122,8 @@ kv_status kv_memory_estimate(const kv_memory_shape *shape, const char *policy, u
         }
         uint64_t streams = (uint64_t)shape->n_layers * shape->n_kv;
         out->bytes_true = (c.sealed_pages + c.tail_pages) * (page_bytes + sizeof(kv_page_entry)) +
-                          c.sealed_pages * sizeof(kv_handle) + c.tail_pages * sizeof(uint32_t) + c.q2;
+                          c.sealed_pages * sizeof(kv_handle) + c.tail_pages * sizeof(uint32_t) + c.q2 +
+                          score_bytes(&pol, &c, f16.tokens);
         out->bytes_f16 = streams * n * 2ull * (shape->dk + shape->dv);
         out->tokens_stored = streams ? (double)c.tokens / (double)streams : 0;
     }

@@ -330,6 +330,35 @@ static kv_status open_keep(const planner *pl, kv_error *err) {
     return KVIST_OK;
 }
 
+static void fill(const planner *pl) {
+    const kv_policy *p = pl->in->policy;
+    split(pl);
+    if (p->when == KV_WHEN_PRESSURE)
+        keep_all(pl);
+    else if (p->budget_kind == KV_BUDGET_SHARE)
+        plan_share(pl);
+    else if (!kv_policy_evicts(p) || !pl->out->n_candidates)
+        keep_all(pl);
+    else
+        plan_counts(pl);
+}
+
+/* Nothing has to go now, but pages may later: all candidates are ranked, priced and cut in tiers as if some had to. */
+static void price_all(const planner *pl) {
+    kv_plan *out = pl->out;
+    uint32_t s = 0;
+    out->evict = true;
+    out->global = pl->alloc->global;
+    out->n_local = local_tokens(pl, out->n_candidates + out->n_sink + out->n_recent);
+    out->mean_tokens = max_u32(out->n_candidates, 1);
+    for (uint32_t l = 0; l < pl->in->n_layers; l++) {
+        uint32_t p = pl->in->layers[l].page_tokens;
+        uint32_t pages = div_up(out->n_candidates - out->n_local, p) + div_up(out->n_local, p);
+        for (uint32_t h = 0; h < pl->in->layers[l].n_streams; h++) out->pages[s++] = pages;
+        if (out->global) out->pages_global += (uint64_t)pl->in->layers[l].n_streams * pages;
+    }
+}
+
 kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) {
     *out = (kv_plan){.share_met = true};
     planner pl;
@@ -340,13 +369,8 @@ kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) {
         kv_plan_free(out);
         KV_FAIL(err, MEMORY, "no memory for the plan of %u streams", pl.n_streams);
     }
-    split(&pl);
-    if (in->policy->budget_kind == KV_BUDGET_SHARE)
-        plan_share(&pl);
-    else if (!kv_policy_evicts(in->policy) || !out->n_candidates)
-        keep_all(&pl);
-    else
-        plan_counts(&pl);
+    fill(&pl);
+    if (in->policy->when != KV_WHEN_PREFILL && out->n_candidates && !out->evict) price_all(&pl);
     out->page_cost = (uint32_t)page_cost(&pl);
     if (out->evict && in->policy->guard > 0) {
         uint64_t budget = out->pages_global;
@@ -366,6 +390,14 @@ void kv_plan_note_guard(kv_plan *p, uint64_t extra_pages) {
     (void)snprintf(p->share_note, sizeof p->share_note,
                    "the guard added %llu pages, %.4g MiB, to the %.4g MiB asked for", (unsigned long long)extra_pages,
                    added / 1048576, p->share_target / 1048576);
+}
+
+kv_status kv_plan_again(const kv_plan_input *in, kv_plan *out, kv_error *err) {
+    planner pl;
+    *out = (kv_plan){.share_met = true, .tokens = out->tokens, .pages = out->pages};
+    KV_TRY(open_planner(&pl, in, out, err));
+    fill(&pl);
+    return KVIST_OK;
 }
 
 void kv_plan_free(kv_plan *p) {

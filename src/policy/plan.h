@@ -62,6 +62,12 @@ typedef struct kv_plan {
  * added; share counts bytes_before as spent for the tokens before). tokens=T: what is left of T after the tokens stored
  * before, at least one page. */
 kv_status kv_plan_make(const kv_plan_input *in, kv_plan *out, kv_error *err) KV_WARN_UNUSED;
+/* Scores of tokens that a policy keeps while decoding (cache/stream.h) are bytes of the cache: adds them to what a page
+ * or a stream costs. */
+void kv_plan_count_scores(const kv_policy *p, kv_plan_layer *layers, kv_plan_input *in);
+/* The same into a plan made before for as many layers and streams: nothing is allocated. Where nothing must be evicted
+ * it says so, also where `when` would have all pages priced. */
+kv_status kv_plan_again(const kv_plan_input *in, kv_plan *out, kv_error *err) KV_WARN_UNUSED;
 void kv_plan_free(kv_plan *p);
 /* After the selection: the guard kept that many pages beside the budget. A share that they pass is not met, and the
  * note says so. */

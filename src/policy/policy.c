@@ -32,6 +32,8 @@ const char *const kv_policy_key_names[KV_KEYS] = {
     (kv_key_bit(KV_KEY_KEEP) | kv_key_bit(KV_KEY_TOKENS) | kv_key_bit(KV_KEY_RATE) | kv_key_bit(KV_KEY_SHARE) |        \
      kv_key_bit(KV_KEY_MASS))
 enum { NAMES = 128 }; /* room for a list of scores or allocators in a message */
+const char *const kv_policy_when_names[KV_WHENS] = {
+    [KV_WHEN_PREFILL] = "prefill", [KV_WHEN_ALWAYS] = "always", [KV_WHEN_PRESSURE] = "pressure"};
 
 /* A piece of the text. */
 typedef struct slice {
@@ -132,11 +134,12 @@ static kv_status set_alloc(slice v, kv_policy *p, kv_error *err) {
 }
 
 static kv_status set_when(slice v, kv_policy *p, kv_error *err) {
-    if (is(v, "always") || is(v, "pressure"))
-        KV_FAIL(err, POLICY, "policy key 'when': '%.*s' is not built yet (built: prefill)", SHOW(v));
-    if (!is(v, "prefill")) KV_FAIL(err, POLICY, "policy key 'when': '%.*s' is not known (built: prefill)", SHOW(v));
-    p->when = 0;
-    return KVIST_OK;
+    for (uint8_t w = 0; w < KV_WHENS; w++)
+        if (is(v, kv_policy_when_names[w])) {
+            p->when = w;
+            return KVIST_OK;
+        }
+    KV_FAIL(err, POLICY, "policy key 'when': '%.*s' is not known (prefill, always, pressure)", SHOW(v));
 }
 
 static kv_status set_key(uint32_t key, slice v, kv_policy *p, kv_error *err) {
@@ -283,6 +286,11 @@ static kv_status check(const kv_policy *p, const kv_preset *preset, uint32_t see
             "nothing is evicted by '%s': a budget needs to know what to keep; add score= (%s) or take a preset that "
             "evicts (streaming, snapkv, h2o, minikv, kvcompress and more)",
             preset->name, kv_score_names(names, sizeof names, false));
+    if (p->when == KV_WHEN_PRESSURE && preset->policy.budget_kind == KV_BUDGET_ALL && !(seen & kv_key_bit(KV_KEY_SCORE)))
+        KV_FAIL(err, POLICY,
+                "policy key 'when': pressure needs to know what to drop first; add score= to '%s' (attn, vote, vote2, "
+                "position, tova)",
+                preset->name);
     double kept = p->budget_kind == KV_BUDGET_KEEP     ? p->budget
                   : p->budget_kind == KV_BUDGET_RATE   ? 1 / p->budget
                   : p->budget_kind == KV_BUDGET_TOKENS ? p->budget
@@ -350,6 +358,7 @@ kv_status kv_policy_parse(const char *text, kv_policy *out, kv_error *err) {
     while (next(&more, ';', &v)) KV_TRY(read_override(v, &p, err));
     while (next(&t.rest, ';', &v)) KV_TRY(read_override(v, &p, err));
     KV_TRY(check_mass(&p, err));
+    KV_TRY(kv_policy_check_when(&p, err));
     *out = p;
     return KVIST_OK;
 }

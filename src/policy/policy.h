@@ -34,6 +34,8 @@ enum kv_score_id {
 };
 enum kv_alloc_id { KV_ALLOC_UNIFORM, KV_ALLOC_PYRAMID, KV_ALLOC_GLOBAL, KV_ALLOC_HEAD, KV_ALLOC_MASS, KV_ALLOCS };
 
+enum kv_when { KV_WHEN_PREFILL, KV_WHEN_ALWAYS, KV_WHEN_PRESSURE, KV_WHENS };
+
 typedef struct kv_layer_policy {
     uint8_t format; /* pair; format of sealed pages */
     uint8_t score;  /* enum kv_score_id */
@@ -52,7 +54,7 @@ typedef struct kv_policy {
     double local_of_kept; /* share: local as a fraction of the tokens a stream keeps (the preset's local/keep); 0:
                              `local` says it */
     double delta, floor;
-    uint8_t when;            /* 0 prefill (built), 1 always, 2 pressure (refused by name until built) */
+    uint8_t when;            /* enum kv_when */
     double guard, guard_max; /* least retained mass of a head, 0: off; most times the budget may grow for it */
     kv_layer_policy base;
     uint32_t n_overrides;
@@ -70,6 +72,23 @@ kv_status kv_policy_parse(const char *text, kv_policy *out, kv_error *err) KV_WA
 void kv_policy_print(const kv_policy *p, char *buf, size_t cap);
 void kv_policy_layer(const kv_policy *p, uint32_t layer, kv_layer_policy *out);
 bool kv_policy_evicts(const kv_policy *p);
+
+/* ---- while decoding (when.c) */
+/* How a score goes on after the prompt, a generated row at a time: not at all; by position, the oldest goes first; by
+ * adding p (H2O); by adding p^2 to what fades by 1/window a row (KV-Compress, DESIGN 5); as the last row's p averaged
+ * over the heads of a layer (TOVA). */
+enum kv_goes_on { KV_GOES_NOT, KV_GOES_BY_POSITION, KV_GOES_BY_SUM, KV_GOES_BY_SQUARES, KV_GOES_BY_LAST };
+uint8_t kv_score_goes_on(uint8_t score);
+/* when=always: single tokens are evicted (pages of f16), else whole pages. */
+bool kv_policy_by_token(const kv_policy *p);
+/* The newest of n tokens that `local` protects while decoding. */
+uint32_t kv_policy_local(const kv_policy *p, uint32_t n);
+/* The policy of a prompt that ends at n tokens: where single tokens are evicted, local ones wait in the tail, as recent
+ * ones do. */
+void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out);
+/* Refuses by name what `when` cannot be combined with. */
+kv_status kv_policy_check_when(const kv_policy *p, kv_error *err) KV_WARN_UNUSED;
+
 const char *kv_policy_presets(void); /* comma separated, for messages */
 /* i-th preset with a one-line description, for --help; NULL past the end. */
 const char *kv_policy_preset_at(uint32_t i, const char **description);

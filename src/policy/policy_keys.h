@@ -30,6 +30,7 @@ enum kv_policy_key {
     KV_KEYS
 };
 extern const char *const kv_policy_key_names[KV_KEYS];
+extern const char *const kv_policy_when_names[]; /* by enum kv_when */
 static inline uint32_t kv_key_bit(uint32_t key) { return 1u << key; }
 
 #endif

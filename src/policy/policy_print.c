@@ -129,8 +129,9 @@ void kv_policy_print(const kv_policy *p, char *buf, size_t cap) {
     kv_preset_policy(preset, &own);
     put(&w, "%s", p->preset);
     kv_layer_policy base = own.base;
-    /* A preset that evicts nothing takes a budget only together with a score, even if it is the one it has by name. */
-    if (own.budget_kind == KV_BUDGET_ALL && p->budget_kind != KV_BUDGET_ALL && p->base.score == base.score)
+    /* A preset that evicts nothing takes a budget, or pressure, only together with a score, even if it is the one it has by name. */
+    bool needs_score = p->budget_kind != KV_BUDGET_ALL || p->when == KV_WHEN_PRESSURE;
+    if (own.budget_kind == KV_BUDGET_ALL && needs_score && p->base.score == base.score)
         put_key(&w, ',', KV_KEY_SCORE, kv_score_at(p->base.score)->name);
     put_base(&w, &p->base, base);
     if (p->alloc != own.alloc) put_key(&w, ',', KV_KEY_ALLOC, kv_alloc_at(p->alloc)->name);
@@ -142,6 +143,7 @@ void kv_policy_print(const kv_policy *p, char *buf, size_t cap) {
     kv_policy_scale_local(&scaled);
     if (p->local != scaled.local || p->local_of_kept != scaled.local_of_kept)
         put_number(&w, ',', KV_KEY_LOCAL, p->local);
+    if (p->when != own.when) put_key(&w, ',', KV_KEY_WHEN, kv_policy_when_names[p->when]);
     if (p->guard != own.guard) put_number(&w, ',', KV_KEY_GUARD, p->guard);
     if (p->guard_max != own.guard_max) put_number(&w, ',', KV_KEY_GUARD_MAX, p->guard_max);
     put_overrides(&w, p);

@@ -117,7 +117,11 @@ static const char *const fixture_policies[] = {
     "snapkv,tokens=90,score=vote2v;layers=0:score=expected;layers=2:score=knorm",
 
     "snapkv,tokens=96,guard=0.7,guard_max=3",
-    "kvcompress,rate=3,floor=0.2,guard=0.8,guard_max=1.5"};
+    "kvcompress,rate=3,floor=0.2,guard=0.8,guard_max=1.5",
+    "kvcompress,share=0.3,format=q2s,when=always",
+    "kvcompress,rate=3,sink=16,when=always",
+    "minikv,keep=0.3,when=always",
+    "snapkv,format=q4,when=pressure"};
 enum { FIXTURE_POLICIES = sizeof fixture_policies / sizeof *fixture_policies };
 
 #endif

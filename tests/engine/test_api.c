@@ -35,7 +35,7 @@ static void refusals(void **state) {
     static const char *const bad[][2] = {{"nosuch", "nosuch"},
                                          {"minikv,keep=2", "keep"},
                                          {"full,format=q9", "q9"},
-                                         {"minikv,when=always", "when"},
+                                         {"full,when=always", "when"},
                                          {"snapkv,guard=1.1", "guard"},
                                          {"snapkv,score=tuva", "tuva"},
                                          {"minikv,keep=0.2,share=0.1", "share"},

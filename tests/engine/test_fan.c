@@ -16,7 +16,7 @@ enum { PROMPT = 413, STEPS = 70, MORE = 57, TOTAL = PROMPT + STEPS + MORE + 20 }
 static const char *const more_policies[] = {
     "minikv,share=0.3,format=q2s", "full,score=vote2,alloc=global,share=0.25,format=q3,floor=0.5",
     "full,score=attn,alloc=global,keep=0.3,format=q2s,stride=3",
-    "h2o,keep=0.3;layers=0-0:score=vote2,window=8,format=q8;layers=2-:pool=5", "snapkv,tokens=64,window=500,format=q2"};
+    "h2o,keep=0.3,when=prefill;layers=0-0:score=vote2,window=8,format=q8;layers=2-:pool=5", "snapkv,tokens=64,window=500,format=q2"};
 enum { MORE_POLICIES = sizeof more_policies / sizeof *more_policies, N = FIXTURE_POLICIES + MORE_POLICIES };
 
 static fixture fx;

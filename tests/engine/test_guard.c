@@ -154,7 +154,7 @@ static void counts_are_widened(void **state) {
     (void)state;
     assert_int_equal(check("snapkv,tokens=96", .6, 6, 0, 32, 2), 0);
     assert_int_equal(check("snapkv,tokens=101,sink=5", .75, 9, 5, 32, 3), 0); /* pages that are partial before */
-    assert_int_equal(check("h2o", .8, 9, 0, 0, 0), 0);
+    assert_int_equal(check("h2o,when=prefill", .8, 9, 0, 0, 0), 0);
     assert_int_equal(check("full,score=vote2,alloc=pyramid,delta=20,keep=0.3", .9, 9, 16, 64, 5), 0);
 }
 

@@ -193,7 +193,7 @@ static void global_counts(void **state) {
 /* Later syncs: the budget is about the tokens this sync added; what waited in the tail stays. */
 static void later_syncs(void **state) {
     setup s;
-    first_sync(&s, "h2o,recent=64", 3, 2, 16, 0);
+    first_sync(&s, "h2o,recent=64,when=prefill", 3, 2, 16, 0);
     s.in.first = false;
     s.in.n_before = 2000;
     s.in.n_seen = 3000;
@@ -214,6 +214,18 @@ static void later_syncs(void **state) {
     s.in.n_unsealed = 74;
     p = make(&s);
     assert_false(p.evict); /* 10 candidates fit one page */
+    kv_plan_free(&p);
+    first_sync(&s, "h2o,recent=64", 3, 2, 16, 0);
+    s.in.first = false;
+    s.in.n_before = 2990;
+    s.in.n_seen = 3000;
+    s.in.n_unsealed = 74;
+    p = make(&s);
+    assert_true(p.evict); /* they may have to go while decoding: all are priced, none is evicted */
+    assert_int_equal(p.tokens[0], 10);
+    assert_int_equal(kv_plan_keep(&p, 16, 0, 0), 10);
+    assert_int_equal(kv_plan_again(&s.in, &p, NULL), KVIST_OK);
+    assert_false(p.evict);
     kv_plan_free(&p);
     first_sync(&s, "snapkv", 3, 2, 16, 0);
     s.in.first = false;

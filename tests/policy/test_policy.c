@@ -67,7 +67,7 @@ static void presets(void **state) {
         assert_int_equal(p.base.pool, rows[i].pool);
         assert_int_equal(p.base.stride, 1);
         assert_true(p.delta == rows[i].delta && p.floor == rows[i].floor && p.guard == 0 && p.guard_max == 2 &&
-                    p.when == 0);
+                    p.when == (!strcmp(rows[i].name, "h2o") ? KV_WHEN_ALWAYS : KV_WHEN_PREFILL)); /* h2o evicts while decoding, as its paper */
         assert_int_equal(p.base.pool_all, rows[i].score == KV_SCORE_VOTE2);
         assert_int_equal(p.base.group_after_pool, rows[i].score == KV_SCORE_VOTE2);
         assert_int_equal(kv_policy_evicts(&p), rows[i].kind != KV_BUDGET_ALL);
@@ -241,9 +241,16 @@ static void refusals(void **state) {
     refuse("minikv,score=foo", "'foo'", "attn, vote, vote2, votev, vote2v, tova, knorm, keydiff, expected, random");
     refuse("minikv,score=foo", "'foo'", "not known");
     refuse("minikv,alloc=foo", "'foo'", "not known (built: uniform, pyramid, global, head, mass)");
-    refuse("minikv,when=always", "'always'", "not built");
-    refuse("minikv,when=pressure", "'pressure'", "prefill");
-    refuse("minikv,when=never", "'never'", "not known");
+    refuse("full,when=always", "'when'", "budget");
+    refuse("full,when=pressure", "'when'", "score=");
+    refuse("kivi,when=pressure", "'when'", "'kivi'");
+    refuse("h2o;layers=0-1:format=q4", "'when'", "layers of both kinds");
+    refuse("minikv,when=always;layers=3-:format=f16", "'when'", "layers of both kinds");
+    refuse("minikv,when=never", "'never'", "prefill, always, pressure");
+    refuse("adakv,when=always", "'when'", "not 'head'");
+    refuse("adakv,when=pressure", "'when'", "not 'head'");
+    refuse("knorm,when=always", "'when'", "knorm");
+    refuse("h2o,guard=0.5", "'when'", "guard");
     refuse("minikv,guard=2", "'guard'", "at most 1");
     refuse("minikv,guard_max=0.5", "'guard_max'", "'0.5'");
     refuse("full,share=0.14", "nothing is evicted by 'full'", "score=");
@@ -344,6 +351,7 @@ static void random_policies_print_and_parse(void **state) {
         if (!pick(4)) at += sprintf(at, ",sink=%u", pick(40));
         if (!pick(4)) at += sprintf(at, ",recent=%u", pick(400));
         if (round % 5 == 0) at += sprintf(at, ",guard=0.%u", (unsigned)round % 97);
+        if (!pick(5)) at += sprintf(at, ",when=%s", pick(2) ? "always" : pick(2) ? "pressure" : "prefill");
         if (!pick(6)) at += sprintf(at, ",guard_max=%u.5", 1 + pick(9));
         for (uint32_t n = pick(4) ? 0 : 1 + pick(3); n; n--) {
             uint32_t a = pick(40);
@@ -363,7 +371,7 @@ static void random_policies_print_and_parse(void **state) {
         if (!same(&p, &q)) fail_msg("'%s' prints as '%s', which is another policy", text, printed);
         kv_policy_print(&q, again, sizeof again);
         assert_string_equal(printed, again);
-        assert_true(strlen(printed) <= strlen(text) + 60);
+        assert_true(strlen(printed) <= strlen(text) + 90);
         char small[20];
         memset(small, 7, sizeof small);
         kv_policy_print(&p, small, 10);
@@ -373,10 +381,53 @@ static void random_policies_print_and_parse(void **state) {
     assert_true(accepted > 8000);
 }
 
+/* What a policy does after the prompt, by the words of docs/policies.md. */
+static void while_decoding(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        uint8_t when, rule;
+        bool by_token;
+        uint32_t local; /* of 1,000 tokens */
+        uint32_t recent_of_prompt, local_of_prompt;
+    } rows[] = {
+        {"h2o", KV_WHEN_ALWAYS, KV_GOES_BY_SUM, true, 100, 100, 0},
+        {"h2o,recent=150", KV_WHEN_ALWAYS, KV_GOES_BY_SUM, true, 100, 150, 0},
+        {"h2o,tokens=300", KV_WHEN_ALWAYS, KV_GOES_BY_SUM, true, 150, 150, 0},
+        {"h2o,share=0.4", KV_WHEN_ALWAYS, KV_GOES_BY_SUM, true, 200, 200, 0},
+        {"h2o,when=prefill", KV_WHEN_PREFILL, KV_GOES_BY_SUM, false, 100, 0, 100},
+        {"h2o,format=q4", KV_WHEN_ALWAYS, KV_GOES_BY_SUM, false, 100, 0, 100},
+        {"snapkv,when=always", KV_WHEN_ALWAYS, KV_GOES_BY_SQUARES, true, 0, 32, 0},
+        {"kvcompress,format=q2s,when=always", KV_WHEN_ALWAYS, KV_GOES_BY_SQUARES, false, 0, 32, 0},
+        {"streaming,when=always", KV_WHEN_ALWAYS, KV_GOES_BY_POSITION, true, 0, 64, 0},
+        {"full,score=attn,when=pressure", KV_WHEN_PRESSURE, KV_GOES_BY_SUM, false, 0, 64, 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        kv_policy p = parse(rows[i].text), prompt;
+        assert_int_equal(p.when, rows[i].when);
+        assert_int_equal(kv_score_goes_on(p.base.score), rows[i].rule);
+        assert_true(kv_policy_by_token(&p) == rows[i].by_token);
+        assert_int_equal(kv_policy_local(&p, 1000), rows[i].local);
+        kv_policy_for_prompt(&p, 1000, &prompt);
+        assert_int_equal(prompt.base.recent, rows[i].recent_of_prompt);
+        assert_int_equal(kv_policy_local(&prompt, 1000), rows[i].local_of_prompt);
+    }
+    char text[200];
+    kv_policy p = parse("h2o,when=prefill");
+    kv_policy_print(&p, text, sizeof text);
+    assert_string_equal(text, "h2o,when=prefill");
+    p = parse("full,score=position,when=pressure");
+    kv_policy_print(&p, text, sizeof text);
+    assert_string_equal(text, "full,score=position,when=pressure");
+    p = parse("h2o,when=always");
+    kv_policy_print(&p, text, sizeof text);
+    assert_string_equal(text, "h2o");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(presets), cmocka_unit_test(every_key), cmocka_unit_test(budgets_scale_local), cmocka_unit_test(auto_is_ordinary_words),
-        cmocka_unit_test(layers),  cmocka_unit_test(refusals),  cmocka_unit_test(random_policies_print_and_parse),
+        cmocka_unit_test(layers),  cmocka_unit_test(refusals),  cmocka_unit_test(random_policies_print_and_parse), cmocka_unit_test(while_decoding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,6 +19,7 @@ typedef struct net {
     double *freq_factors;
     naive_probe probe;
     naive_states states;
+    naive_visible visible;
     void *user;
 } net;
 
@@ -122,6 +123,7 @@ static void attend(const net *m, uint32_t l, const double *q, const double *k, c
                 for (uint32_t c = 0; c < m->dk; c++)
                     s += q[((size_t)i * m->nq + h) * m->dk + c] * k[((size_t)t * m->nkv + kh) * m->dk + c];
                 p[t] = s * m->scale;
+                if (m->visible && !m->visible(m->user, l, i, kh, t)) p[t] = -INFINITY;
                 if (p[t] > best) best = p[t];
             }
             for (uint32_t t = from; t <= i; t++) sum += p[t] = exp(p[t] - best);
@@ -221,10 +223,16 @@ uint32_t naive_forward_probed(const char *path, const int32_t *ids, uint32_t n, 
 
 uint32_t naive_forward_watched(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
                                naive_states states, void *user) {
+    return naive_forward_seen(path, ids, n, logits, probe, states, NULL, user);
+}
+
+uint32_t naive_forward_seen(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
+                            naive_states states, naive_visible visible, void *user) {
     net m;
     if (!open_net(&m, path)) return 0;
     m.probe = probe;
     m.states = states;
+    m.visible = visible;
     m.user = user;
     const kv_tensor *te = kv_gguf_tensor(m.g, "token_embd.weight");
     m.vocab = (uint32_t)te->ne[1];

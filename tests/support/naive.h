@@ -22,6 +22,11 @@ typedef void (*naive_states)(void *user, uint32_t layer, const double *q, const 
 uint32_t naive_forward_watched(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
                                naive_states states, void *user);
 
+/* And visible: whether a row sees a token (0..row) in the heads that share KV head kv_head, asked in order of rows. */
+typedef bool (*naive_visible)(void *user, uint32_t layer, uint32_t row, uint32_t kv_head, uint32_t token);
+uint32_t naive_forward_seen(const char *path, const int32_t *ids, uint32_t n, double **logits, naive_probe probe,
+                            naive_states states, naive_visible visible, void *user);
+
 /* KL(p || q) in nats of two logit rows, and whether their best tokens agree. */
 double naive_kl(const double *p, const double *q, uint32_t n);
 double naive_kl_f32(const float *p, const float *q, uint32_t n);

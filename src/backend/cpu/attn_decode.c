@@ -3,7 +3,8 @@
  * Decode attention: generated rows over their streams' pages. The pages of a KV head (handles in birth order, then the tail's) are cut into
  * chunks of KV_ATTN_CHUNK; a work item is one chunk of one (row, KV head) and folds its pages in order, in runs of KV_ATTN_RUN at most of one
  * format, into a fresh state; the partial states are joined left to right. So the bits follow from the pages alone, whatever the threads
- * or the batch. Where masses are wanted, each page leaves its tap behind on the way, and taps become masses at the end. Work is done in waves of as many items as the scratch holds; a (row, head) may span waves.
+ * or the batch. Where masses are wanted, each page leaves its tap behind on the way, and taps become masses at the end.
+ * Work is done in waves of as many items as the scratch holds; a (row, head) may span waves.
  */
 #include "backend/cpu/attn.h"
 
