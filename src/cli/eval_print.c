@@ -8,7 +8,7 @@
 
 #include "base/alloc.h"
 #include "cli/eval.h"
-#include "measure/bootstrap.h"
+#include "measure/resample.h"
 #include "policy/policy.h"
 
 /* One line: all of a policy, or a part or a turn of it. */
@@ -155,7 +155,7 @@ static void print_table(const eval_outcome *r, const lines *l, bool csv) {
             "%llu\n",
             r->task, r->n_done, r->o->task.agnostic ? "before" : "with",
             l->loss ? "perplexity of the reference, of full = full's over it" : "scores in 0..100",
-            KV_BOOTSTRAP_RESAMPLES, (unsigned long long)r->seed);
+            KV_RESAMPLES, (unsigned long long)r->seed);
         kv_out_table_print(&t, stdout);
         notes(r, l);
     }
@@ -268,7 +268,7 @@ static void print_json(const eval_outcome *r, const lines *l) {
         kv_out_json_real(o, "ratio", s->ratio);
         kv_out_json_real(o, "ratio_low", s->ratio_low);
         kv_out_json_real(o, "ratio_high", s->ratio_high);
-        json_object_set_new(o, "resamples", json_integer(KV_BOOTSTRAP_RESAMPLES));
+        json_object_set_new(o, "resamples", json_integer(KV_RESAMPLES));
         kv_out_json_real(o, "share", s->share);
         json_object_set_new(o, "share_unmet", json_integer((json_int_t)s->share_unmet));
         kv_out_json_real(o, "mass_min", s->mass_min);

@@ -3,19 +3,13 @@
  * Confidence intervals of paired scores. Pure functions of their arguments: the same seed draws the same resamples for
  * every policy. Knows no tasks and no sessions.
  *
- * Method: stratified paired bootstrap, percentile intervals. A resample draws samples (a policy's score together with
- * the base's) with replacement inside each stratum; of a stratum of n it draws n - 1, each weighing n / (n - 1). Plain
- * resampling of n from n understates a stratum's variance by (n - 1) / n, which for the two to thirteen samples a task
- * of a subset has would make every interval too narrow (the rescaling bootstrap of Rao and Wu, 1988, section 2). Strata
- * of one sample are pooled, since alone they would seem to have no variance at all.
+ * Method: stratified paired bootstrap, percentile intervals: a resample (resample.h) weighs a sample's score of the
+ * policy and of the base alike.
  */
 #ifndef KV_MEASURE_BOOTSTRAP_H
 #define KV_MEASURE_BOOTSTRAP_H
 
 #include "base/err.h"
-
-/* Percentiles 2.5 and 97.5 of this many resamples: their own Monte-Carlo error is then below 2 % of the interval. */
-enum { KV_BOOTSTRAP_RESAMPLES = 10000 };
 
 typedef struct kv_interval {
     double value, low, high; /* 95 %; low and high NaN where n < 2 or they are not defined */

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Stratified resamples as weights; see resample.h. */
+/* Stratified resamples as weights, and intervals of what they gave; see resample.h. */
 #include "measure/resample.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "measure/stats.h"
 
 struct kv_resampler {
     size_t n;
@@ -82,4 +84,15 @@ void kv_resampler_weights(kv_resampler *r, double *w) {
         for (uint32_t i = 0; i + 1 < n; i++) w[r->order[from + draw(r, n)]] += weight;
         from = r->end[g];
     }
+}
+
+void kv_resample_interval(double *v, double *low, double *high) {
+    uint32_t n = 0;
+    for (uint32_t b = 0; b < KV_RESAMPLES; b++)
+        if (isfinite(v[b])) v[n++] = v[b];
+    *low = *high = NAN;
+    if (n < .975 * KV_RESAMPLES) return;
+    kv_measure_median(v, n); /* sorts */
+    *low = kv_measure_quantile(v, n, .025);
+    *high = kv_measure_quantile(v, n, .975);
 }

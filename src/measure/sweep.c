@@ -8,15 +8,12 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "measure/resample.h"
-#include "measure/stats.h"
 
-/* Percentiles 2.5 and 97.5 of this many: their own Monte-Carlo error is then below 2 % of the interval. */
-enum { B = 10000 };
+enum { B = KV_RESAMPLES };
 
 /* ---------------------------------------------------------------- tasks */
 
@@ -115,18 +112,6 @@ static estimate estimate_of(const kv_sweep_task *t, uint32_t point, const double
     return (estimate){sum / weight, ratio_of(t->kind, sum / weight, base_sum / weight)};
 }
 
-/* 2.5 and 97.5 % quantiles of v[B]; NAN when more than 2.5 % of it are (the base scored 0 there). Sorts v. */
-static void interval(double *v, double *low, double *high) {
-    uint32_t n = 0;
-    for (uint32_t b = 0; b < B; b++)
-        if (!isnan(v[b])) v[n++] = v[b];
-    *low = *high = NAN;
-    if (n < .975 * B) return;
-    kv_measure_median(v, n); /* sorts */
-    *low = kv_measure_quantile(v, n, .025);
-    *high = kv_measure_quantile(v, n, .975);
-}
-
 static void means(const kv_sweep_task *t, const kv_sweep_point *p, uint32_t point, kv_sweep_cell *c) {
     const kv_sweep_sample *v = t->v + (size_t)point * t->n, *base = t->v;
     double share = 0, mass = 0, nll = 0, top = 0;
@@ -160,9 +145,9 @@ static void intervals(const kv_sweep_task *t, double *scores, const double *reps
                       kv_sweep_cell *cells, uint32_t n_tasks) {
     for (uint32_t p = 0; p < t->n_points; p++) {
         kv_sweep_cell *c = &cells[(size_t)p * n_tasks];
-        interval(scores + (size_t)p * B, &c->score_low, &c->score_high);
+        kv_resample_interval(scores + (size_t)p * B, &c->score_low, &c->score_high);
         memcpy(sorted, reps + (size_t)p * B, B * sizeof *sorted);
-        interval(sorted, &c->ratio_low, &c->ratio_high);
+        kv_resample_interval(sorted, &c->ratio_low, &c->ratio_high);
         c->verdict = c->ratio_low >= floor ? KV_SWEEP_MET : c->ratio_high < floor ? KV_SWEEP_MISSED : KV_SWEEP_OPEN;
     }
 }
@@ -241,7 +226,7 @@ static void row(kv_sweep_table *t, uint32_t p, const double *reps, double *mean_
     r->ratio *= scale;
     r->verdict = missed ? KV_SWEEP_MISSED : used && met == used ? KV_SWEEP_MET : KV_SWEEP_OPEN;
     memcpy(sorted, mean_reps, B * sizeof *sorted);
-    interval(sorted, &r->ratio_low, &r->ratio_high);
+    kv_resample_interval(sorted, &r->ratio_low, &r->ratio_high);
 }
 
 /* Whether a is above b in at least 97.5 % of the resamples: the paired 95 % interval of a - b lies above 0. */
