@@ -130,6 +130,10 @@ static void singletons(void **state) {
     kv_paired joined = run(N, 2, KV_RATIO_OF_MEANS, 9);
     assert_true(two.mean.high > two.mean.low && joined.mean.high > joined.mean.low);
     assert_true(isfinite(joined.ratio.low) && joined.mean.value == two.mean.value);
+    /* It is drawn as often as any other: k times in 99 draws of 100, P(k <= 2) = 0.92, P(k <= 3) = 0.98. */
+    x[0] = 1000;
+    joined = run(N, 2, KV_RATIO_OF_MEANS, 9);
+    assert_true(joined.mean.low < 1 && joined.mean.high > 3000. / 99 && joined.mean.high < 3000. / 99 + 1);
 }
 
 static void degenerate(void **state) {
