@@ -80,6 +80,7 @@ static double plain(const char *score, const run *r, uint32_t i) {
     return sum;
 }
 
+/* Asked for candidates 0, 1, ... of a run in turn: what is one number a key is made for the first of them. */
 static double naive(const char *score, const run *r, uint32_t width, uint32_t c) {
     static double x[MAXK];
     const kv_score_input *in = &r->in;
@@ -92,7 +93,7 @@ static double naive(const char *score, const run *r, uint32_t width, uint32_t c)
         }
         return score[5] ? sum * norm_of(r, true, in->cand0 + c, 2) : sum;
     }
-    for (uint32_t k = 0; k < in->n_cand; k++) x[k] = plain(score, r, in->cand0 + k);
+    for (uint32_t k = 0; !c && k < in->n_cand; k++) x[k] = plain(score, r, in->cand0 + k);
     double pooled = pool_at(x, in->n_cand, width, c);
     return !strcmp(score, "votev") ? pooled * norm_of(r, true, in->cand0 + c, 1) : pooled;
 }

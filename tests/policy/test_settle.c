@@ -199,7 +199,7 @@ static void shares_give_whole_pages(void **state) {
         char text[96];
         (void)snprintf(
             text, sizeof text, "%s,share=0.%02u",
-            (const char *[]){"adakv,recent=0", "snapkv,alloc=mass", "h2o,alloc=head,floor=0", "adakv"}[(r >> 33) % 4],
+            (const char *[]){"adakv,recent=0", "snapkv,alloc=mass", "h2o,when=prefill,alloc=head,floor=0", "adakv"}[(r >> 33) % 4],
             10 + (uint32_t)((r >> 20) % 80));
         open_layer(&l, text, heads, n, p);
         if (!l.plan.evict) {
