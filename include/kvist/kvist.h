@@ -223,6 +223,14 @@ int kvist_session_sample(kvist_session *s, const kvist_sampling *p, int32_t *id,
 
 #define KVIST_MAX_FORMATS 16
 
+/* What the shadow check saw so far (kvist_session_set_shadow); masses over the KV heads of the layers it looked at. */
+typedef struct kvist_shadow_report {
+    uint64_t steps;                     /* 0: nothing checked */
+    double mass_mean, mass_min;         /* retained mass, measured */
+    double estimate_mean, estimate_min; /* of the same heads, as estimated at the compression point */
+    double error_mean, error_max;       /* of a layer's attention output: |o - o_full| / |o_full| */
+} kvist_shadow_report;
+
 typedef struct kvist_report {
     char policy[256];      /* the policy in force, canonical text */
     uint64_t tokens_seen;  /* logical length */
@@ -250,11 +258,8 @@ typedef struct kvist_report {
     double score_seconds; /* of prefill_seconds: column sums of attention, for scores and retained mass */
     double seal_seconds;  /* of prefill_seconds: ranking, selecting, encoding pages, settling tails */
     uint64_t prefill_tokens, decode_tokens;
-    /* the shadow check (kvist_session_set_shadow); masses over the KV heads of the layers checked so far */
-    uint64_t bytes_shadow, shadow_steps;              /* 0: none */
-    double shadow_mass_mean, shadow_mass_min;         /* retained mass, measured */
-    double shadow_estimate_mean, shadow_estimate_min; /* of the same heads, as estimated at the compression point */
-    double shadow_error_mean, shadow_error_max;       /* of a layer's attention output: |o - o_full| / |o_full| */
+    uint64_t bytes_shadow; /* 0: no shadow */
+    kvist_shadow_report shadow;
 } kvist_report;
 /* Any thread. */
 void kvist_session_report(const kvist_session *s, kvist_report *out);

@@ -32,6 +32,7 @@ typedef struct bench_cell {
     kv_bench_cell c;
     bool load; /* a fresh process of this program, start to exit, one token */
     bench_series s;
+    kv_machine at[BENCH_ROUNDS]; /* measured right before each sample; threads 0: not */
     kv_bench_sample last;
     char why[256]; /* not empty: it failed, and is not tried again */
 } bench_cell;
@@ -74,7 +75,7 @@ typedef struct bench {
     uint32_t threads, rounds;
     bool json, csv, suite, kept; /* kept: every cell's sessions stay alive */
     kv_shape shape;
-    kv_machine machine; /* medians over the rounds; threads 0: not probed */
+    kv_machine machine; /* medians over all samples; threads 0: not probed */
     int32_t *tokens;
     size_t n_tokens;
     bench_peer peers[PEER_MAX];

@@ -42,9 +42,11 @@ static void judge_limit(const bench *b, const bench_cell *c, verdict *v) {
                        : kv_work_prompt(&b->shape, c->c.n, stored, bytes, codes);
     v->bytes = w.bytes / done;
     if (!b->machine.threads) return;
-    kv_limit limit = kv_machine_limit(&b->machine, &w);
-    v->limit = limit.unit;
-    v->share = limit.seconds * v->median / done;
+    bench_series shares = {.n = 0};
+    for (uint32_t i = 0; i < c->s.n; i++)
+        kv_bench_add(&shares, kv_machine_limit(&c->at[i], &w).seconds * c->s.v[i] / done);
+    v->limit = kv_machine_limit(&b->machine, &w).unit;
+    v->share = kv_bench_median(&shares);
 }
 
 static verdict judge(const bench *b, const bench_row *r) {
@@ -341,12 +343,12 @@ static void print_notes(const bench *b) {
     printf("\n%s, %u threads; kvist %s%s%s; median (least..most) of %u rounds, all cells in turn\n", cpu, b->threads,
            kvist_version(), commit && *commit ? " " : "", commit ? commit : "", b->rounds);
     if (m->threads) {
-        printf("machine, medians over the rounds: memory reads %.1f GB/s (best %.1f), int8 %.0f, f32 %.0f",
+        printf("machine, right before each sample, medians: memory reads %.1f GB/s (best %.1f), int8 %.0f, f32 %.0f",
                m->bandwidth * 1e-9, m->bandwidth_best * 1e-9, m->int8 * 1e-9, m->f32 * 1e-9);
         if (m->int16 > 0) printf(", int16 %.0f", m->int16 * 1e-9);
         if (m->bf16 > 0) printf(", bf16 %.0f", m->bf16 * 1e-9);
         printf(" GMAC/s\nof limit: share of the least time that memory (weights once a step, cache) or arithmetic "
-               "allows, and which; share, KV MiB: a cache at the end, true bytes\n");
+               "allows, and which (median of the samples, each by its own machine); share, KV MiB: a cache at the end, true bytes\n");
     }
     if (b->n_peers)
         printf(

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The rounds of a benchmark: each round measures the machine, then takes one sample of every cell, followed by its
+ * The rounds of a benchmark: each round takes one sample of every cell, right after one of the machine, followed by its
  * peers, so that a slow phase of the machine hits all of them. See bench.h.
  */
 #include <math.h>
@@ -165,6 +165,46 @@ static int open_engine(bench *b) {
     return kv_cli_open_engine(&with, n_ctx, batch < 16 ? 16 : batch, &b->e);
 }
 
+/* ---------------------------------------------------------------- machine */
+
+/* The rates that limits are made of, right before each sample: a machine that others share is another one a minute later.
+ */
+static void probe_machine(bench *b, kv_machine *m) {
+    int level = kv_cpu_detect();
+    for (int i = 0; b->o->cpu && i < level; i++)
+        if (!strcmp(b->o->cpu, kv_cpu_level_name(i))) level = i;
+    kv_machine_probe(b->threads, level, m);
+    if (b->o->precise) m->int16 = 0; /* f32 then */
+}
+
+static double median_rate(const bench *b, size_t field) {
+    static double v[BENCH_CELLS * BENCH_ROUNDS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < b->n_cells; i++)
+        for (uint32_t k = 0; k < b->cells[i].s.n; k++)
+            if (b->cells[i].at[k].threads) v[n++] = *(const double *)(const void *)((const char *)&b->cells[i].at[k] + field);
+    return n ? kv_measure_median(v, n) : 0;
+}
+
+/* Medians over all samples; the best pass of all. */
+static void sum_up_machine(bench *b) {
+    kv_machine *m = &b->machine;
+    double best = 0;
+    memset(m, 0, sizeof *m);
+    for (uint32_t i = 0; i < b->n_cells; i++)
+        for (uint32_t k = 0; k < b->cells[i].s.n; k++) {
+            const kv_machine *at = &b->cells[i].at[k];
+            if (at->threads) *m = *at;
+            if (at->bandwidth_best > best) best = at->bandwidth_best;
+        }
+    m->bandwidth = median_rate(b, offsetof(kv_machine, bandwidth));
+    m->bandwidth_best = best;
+    m->int8 = median_rate(b, offsetof(kv_machine, int8));
+    m->int16 = median_rate(b, offsetof(kv_machine, int16));
+    m->f32 = median_rate(b, offsetof(kv_machine, f32));
+    m->bf16 = median_rate(b, offsetof(kv_machine, bf16));
+}
+
 /* ---------------------------------------------------------------- samples */
 
 /* The file goes into the page cache, whatever was there: loading is measured, not the disk. */
@@ -236,6 +276,8 @@ static bool sample_cell(bench *b, kv_bench *kb, bench_cell *c) {
     kv_bench_sample s;
     kvist_error err;
     if (c->why[0]) return true;
+    bool has_limit = !c->load && (c->c.stage == KV_BENCH_PROMPT || c->c.stage == KV_BENCH_DECODE);
+    if (has_limit && !b->o->no_probe) probe_machine(b, &c->at[c->s.n]);
     if (c->load)
         sample_load(b, c);
     else if (kv_bench_run(kb, &c->c, &s, &err) != KVIST_OK) {
@@ -330,25 +372,6 @@ static void drop_hopeless(bench *b) {
         b->peer_cells[i].dropped |= b->peer_cells[i].seconds > b->o->vs_once;
 }
 
-static void probe_machine(bench *b, bench_series rate[6]) {
-    kv_machine m;
-    int level = kv_cpu_detect();
-    for (int i = 0; b->o->cpu && i < level; i++)
-        if (!strcmp(b->o->cpu, kv_cpu_level_name(i))) level = i;
-    kv_machine_probe(b->threads, level, &m);
-    if (b->o->precise) m.int16 = 0; /* f32 then */
-    const double v[6] = {m.bandwidth, m.bandwidth_best, m.int8, m.f32, m.bf16, m.int16};
-    for (int i = 0; i < 6; i++) kv_bench_add(&rate[i], v[i]);
-    b->machine = m;
-    b->machine.bandwidth = kv_bench_median(&rate[0]);
-    double ignored;
-    kv_bench_range(&rate[1], &ignored, &b->machine.bandwidth_best);
-    b->machine.int8 = kv_bench_median(&rate[2]);
-    b->machine.f32 = kv_bench_median(&rate[3]);
-    b->machine.bf16 = kv_bench_median(&rate[4]);
-    b->machine.int16 = kv_bench_median(&rate[5]);
-}
-
 /* Others' work on the machine, from the load average (which lags by a minute and counts us, `own` threads). */
 static void warn_loaded(const bench *b, double own) {
     double load;
@@ -372,13 +395,11 @@ static bool one_round(bench *b, kv_bench *kb, cli_progress *progress, uint32_t r
 }
 
 int kv_bench_rounds(bench *b) {
-    static bench_series rate[6];
     kvist_error err;
     cli_progress progress;
     kv_bench *kb;
     kv_cli_progress_init(&progress, b->o, "");
     kv_watch watch = {kv_cli_watch, &progress};
-    memset(rate, 0, sizeof rate);
     warn_loaded(b, 0);
     int rc = open_engine(b);
     if (rc != KV_CLI_OK) return rc;
@@ -386,12 +407,12 @@ int kv_bench_rounds(bench *b) {
     kv_cli_interrupt_install();
     bool going = true;
     for (uint32_t round = 0; going && round < b->rounds; round++) {
-        if (!b->o->no_probe) probe_machine(b, rate);
         going = one_round(b, kb, &progress, round);
         if (going && round + 1 < b->rounds) warn_loaded(b, b->threads);
     }
     kv_out_progress_clear(&progress.bar);
     kv_bench_close(&kb);
+    sum_up_machine(b);
     if (!going) fprintf(stderr, "kvist: stopped; what was measured follows\n");
     return going && !b->failed ? KV_CLI_OK : KV_CLI_FAILED;
 }

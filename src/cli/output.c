@@ -221,14 +221,14 @@ static void set_guard(json_t *o, const kvist_report *r) {
 
 static void set_shadow(json_t *o, const kvist_report *r) {
     set_u64(o, "bytes_shadow", r->bytes_shadow);
-    set_u64(o, "shadow_steps", r->shadow_steps);
-    if (!r->shadow_steps) return;
-    kv_out_json_real(o, "shadow_mass_mean", r->shadow_mass_mean);
-    kv_out_json_real(o, "shadow_mass_min", r->shadow_mass_min);
-    kv_out_json_real(o, "shadow_estimate_mean", r->shadow_estimate_mean);
-    kv_out_json_real(o, "shadow_estimate_min", r->shadow_estimate_min);
-    kv_out_json_real(o, "shadow_output_error_mean", r->shadow_error_mean);
-    kv_out_json_real(o, "shadow_output_error_max", r->shadow_error_max);
+    set_u64(o, "shadow_steps", r->shadow.steps);
+    if (!r->shadow.steps) return;
+    kv_out_json_real(o, "shadow_mass_mean", r->shadow.mass_mean);
+    kv_out_json_real(o, "shadow_mass_min", r->shadow.mass_min);
+    kv_out_json_real(o, "shadow_estimate_mean", r->shadow.estimate_mean);
+    kv_out_json_real(o, "shadow_estimate_min", r->shadow.estimate_min);
+    kv_out_json_real(o, "shadow_output_error_mean", r->shadow.error_mean);
+    kv_out_json_real(o, "shadow_output_error_max", r->shadow.error_max);
 }
 
 json_t *kv_out_json_report(const kvist_report *r) {
@@ -294,15 +294,15 @@ static void report_guard(const kvist_report *r, FILE *out) {
 static void report_shadow(const kvist_report *r, FILE *out) {
     char a[32];
     kv_out_bytes(a, sizeof a, r->bytes_shadow);
-    if (!r->shadow_steps) {
+    if (!r->shadow.steps) {
         fprintf(out, "shadow  nothing checked; %s aside\n", a);
         return;
     }
     fprintf(out,
             "shadow  mass %.3f, least %.3f (estimate %.3f, %.3f); output off by %.3f, at most %.3f; %llu checks, %s "
             "aside\n",
-            r->shadow_mass_mean, r->shadow_mass_min, r->shadow_estimate_mean, r->shadow_estimate_min,
-            r->shadow_error_mean, r->shadow_error_max, (unsigned long long)r->shadow_steps, a);
+            r->shadow.mass_mean, r->shadow.mass_min, r->shadow.estimate_mean, r->shadow.estimate_min,
+            r->shadow.error_mean, r->shadow.error_max, (unsigned long long)r->shadow.steps, a);
 }
 
 /* One line: the heads of one kind, at most eight by name. */

@@ -120,7 +120,7 @@ static kv_run_source run_of(const kv_job_target *t, uint32_t head) {
     const kv_job *j = t->j;
     const kv_hparams *hp = &j->e->m->hp;
     return kv_run_source_of(t->s->seq, kv_seq_stream(t->s->seq, j->layer, head),
-                            j->kf + (size_t)head * j->n_rows * hp->dk, j->vf + (size_t)head * j->n_rows * hp->dv);
+                            j->kf + (size_t)head * j->n_kept * hp->dk, j->vf + (size_t)head * j->n_kept * hp->dv);
 }
 
 /* Scores a stream's candidates: everything about its run that this sync knows. */
@@ -357,7 +357,7 @@ kv_status kv_job_compress_layer(kv_job_target *t, kv_error *err) {
     const kv_job *j = t->j;
     kv_sealer se;
     KV_TRY(kv_sealer_init(&se, t->s, j->layer, err));
-    if (t->s->shadow) kv_shadow_rows(t->s->shadow, j->layer, j->start, j->n_rows, j->n_rows, j->kf, j->vf);
+    if (t->s->shadow) kv_shadow_rows(t->s->shadow, j->layer, j->start, j->n_rows, j->n_kept, j->kf, j->vf);
     if (t->plan.evict) return evict_layer(t, &se, err);
     for (uint32_t h = 0; h < j->e->m->hp.n_kv; h++) {
         kv_run_source src = run_of(t, h);

@@ -103,7 +103,7 @@ static kv_status init_engine(kvist_engine *e, const kvist_engine_params *params,
     KV_TRY(fill_defaults(e, params, err));
     uint32_t rows = e->p.ubatch > e->p.max_sessions ? e->p.ubatch : e->p.max_sessions;
     if (rows < 16) rows = 16;
-    kv_exec_params ep = {.threads = e->p.threads, .precise = e->p.precise, .max_rows = rows, .max_ctx = e->p.n_ctx};
+    kv_exec_params ep = {.threads = e->p.threads, .precise = e->p.precise, .max_rows = rows, .max_ctx = e->p.n_ctx + KV_ECHO_ROWS};
     KV_TRY(kv_forward_init(&e->f, e->m, &ep, err));
     KV_TRY(make_buffers(e, err));
     e->fixed_bytes += e->f.bytes;

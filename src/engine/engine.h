@@ -17,6 +17,8 @@
 #include <stdatomic.h>
 
 enum { KV_SEAL_TOKENS = 512 }; /* upper bound of any format's tokens a page */
+/* Rows of one piece of an echo (job.h): bounds its memory, its attention and how far positions run past the context. */
+enum { KV_ECHO_ROWS = 512 };
 enum { KV_SEAL_JOBS = 64 };    /* pages encoded in one backend call: enough to keep every thread busy */
 enum {
     KV_MAX_SNAPSHOTS = 6

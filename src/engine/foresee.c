@@ -23,8 +23,8 @@ size_t kv_foresee_floats(const kv_hparams *hp, size_t stride) {
 /* Mean of each rotation pair's cosine and sine over the next positions; as far as the context goes, at least one. */
 static void mean_rotation(const kv_job *j, kv_foresight *f) {
     const kv_rope *rope = &j->e->f.rope;
-    uint32_t half = rope->n_rot / 2, at = min_u32(j->start + j->n_rows, rope->n_positions - 1);
-    uint32_t n = min_u32(KV_SCORE_FUTURE, rope->n_positions - at);
+    uint32_t half = rope->n_rot / 2, n_ctx = j->e->p.n_ctx, at = min_u32(j->start + j->n_rows, n_ctx - 1);
+    uint32_t n = min_u32(KV_SCORE_FUTURE, n_ctx - at);
     for (uint32_t i = 0; i < half; i++) {
         double c = 0, s = 0;
         for (uint32_t p = at; p < at + n; p++) {

@@ -61,6 +61,9 @@ static kv_status make_plan(kv_job_target *t, kv_error *err) {
         if (st) break;
         bool q2 = lay.kind == KV_KIND_LADDER;
         t->weighs |= q2;
+        kv_score_need need;
+        kv_score_needs(&lp, &need);
+        t->echoes |= need.echo;
         layers[l] = (kv_plan_layer){.n_streams = m->hp.n_kv,
                                     .f16_tokens = m->shapes[l].f16_tokens,
                                     .page_tokens = lay.tokens,
@@ -80,6 +83,7 @@ static kv_status make_plan(kv_job_target *t, kv_error *err) {
     if (in.first) in.bytes_before = 0;
     if (!st) kv_plan_count_scores(&t->policy, layers, &in);
     if (!st) st = kv_plan_make(&in, &t->plan, err);
+    t->echoes &= t->plan.evict;
     kv_free(layers);
     return st;
 }
@@ -90,20 +94,20 @@ static void longest_run(kv_job *j) {
     for (uint32_t i = 0; i < seq->n_streams; i++)
         if (seq->streams[i].tail_len > tail) tail = seq->streams[i].tail_len;
     j->keys = j->n_rows + tail;
-    j->stride = (j->keys + 15u) & ~15u;
+    j->stride = (j->keys + (j->n_kept - j->n_rows) + 15u) & ~15u;
     j->cap_cuts = j->keys / 8 + 8; /* pages hold 8 tokens at least; two may be partial */
 }
 
 static kv_status alloc_rows(kv_job *j, kv_error *err) {
     const kv_hparams *hp = &j->e->m->hp;
     kv_status st = KVIST_OK;
-    size_t rows = j->n_rows;
+    size_t rows = j->n_rows + j->n_echo, kept = j->n_kept;
     bool weighs = false;
     for (uint32_t i = 0; i < j->n_targets; i++) weighs |= j->targets[i].weighs;
     if (weighs && j->start < KV_Q2_POSITIONS) j->q2_rows = min_u32(j->n_rows, KV_Q2_POSITIONS - j->start);
     j->x = charged_alloc(j, rows * hp->n_embd * sizeof(float), false, err, &st);
-    j->kf = charged_alloc(j, rows * hp->n_kv * hp->dk * 2, false, err, &st);
-    j->vf = charged_alloc(j, rows * hp->n_kv * hp->dv * 2, false, err, &st);
+    j->kf = charged_alloc(j, kept * hp->n_kv * hp->dk * 2, false, err, &st);
+    j->vf = charged_alloc(j, kept * hp->n_kv * hp->dv * 2, false, err, &st);
     if (j->q2_rows) j->q2 = charged_alloc(j, (size_t)j->q2_rows * hp->n_kv * hp->dk * sizeof(float), false, err, &st);
     return st;
 }
@@ -235,7 +239,9 @@ static kv_status admit(kv_job *j, kvist_session *const *s, kv_error *err) {
         kv_policy_for_prompt(p, j->start + j->n_rows, &t->policy);
         KV_TRY(kv_job_named(t, make_plan(t, err), err));
         j->evict |= t->plan.evict;
+        if (t->echoes) j->n_echo = j->n_rows;
     }
+    j->n_kept = j->n_rows + min_u32(j->n_echo, KV_ECHO_ROWS);
     longest_run(j);
     KV_TRY(alloc_rows(j, err));
     if (j->evict) KV_TRY(alloc_scoring(j, err));

@@ -4,7 +4,8 @@
  * last row is through, so that one layer's f16 K/V exists at a time. The rows belong to the job; what is kept of them
  * belongs to its targets, one a session: a layer's attention sees the layer's whole f16 run whatever a policy will keep
  * of it, so sessions that hold nothing yet and read the same tokens share one pass over the rows. A sync is a job of
- * one target. Owns its scratch and charges it to the pool. The order of work inside is a function of the rows alone;
+ * one target. Where a score asks for it the rows are read once more in each layer, behind themselves (the echo), in pieces
+ * that see all rows and themselves; nothing of an echo outlives its layer's sums. Owns its scratch and charges it to the pool. The order of work inside is a function of the rows alone;
  * neither how it is cut into micro-steps nor which targets stand beside a target changes a bit of it.
  */
 #ifndef KV_ENGINE_JOB_H
@@ -54,6 +55,7 @@ typedef struct kv_job_target {
     uint32_t kept_recent; /* recent tokens as the session's says: `policy` may keep local ones in the tail too */
     kv_plan plan;
     bool weighs; /* some layer's format weighs channels: squared queries are collected */
+    bool echoes; /* some layer's score looks at an echo */
     kv_gsel *gsel;
     kv_job_stream *streams; /* [n_streams] when evicting */
     kv_layer_policy lp;     /* of the present layer, as the rest */
@@ -77,15 +79,17 @@ struct kv_job {
     bool last;  /* the operation's last run: its logits are wanted */
     bool evict; /* some target evicts */
     uint32_t start, n_rows;
+    uint32_t n_echo; /* n_rows or 0: rows n_rows .. n_rows + n_echo of a layer are an echo */
+    uint32_t n_kept; /* rows that kf, vf have room for: n_rows and one piece of the echo */
     enum kv_job_phase phase;
     uint32_t layer, row;
     uint32_t target;     /* of the compression under way */
-    float *x;            /* [n_rows][n_embd] residual */
-    uint16_t *kf, *vf;   /* [n_kv][n_rows][dk or dv], this layer's new rows */
+    float *x;            /* [n_rows + n_echo][n_embd] residual */
+    uint16_t *kf, *vf;   /* [n_kv][n_kept][dk or dv], this layer's new rows, then the echo's piece */
     float *q2;           /* [q2_rows][n_kv][dk] */
     uint32_t q2_rows;    /* rows below KV_Q2_POSITIONS; 0 when no target's format weighs channels */
     uint32_t keys;       /* longest run: the tail and the rows */
-    size_t stride;       /* floats between query heads in sums, mass */
+    size_t stride;       /* floats between query heads in sums, mass; at least the keys that any row sees */
     kv_job_pass *passes; /* [n_targets], n_passes of them in the present layer */
     uint32_t n_passes, n_sums, n_mass;
     float *sums, *mass; /* [n_sums or n_mass of the neediest layer][n_q][stride] */
@@ -114,8 +118,10 @@ kv_status kv_job_named(const kv_job_target *t, kv_status st, kv_error *err);
 void kv_job_plan_passes(kv_job *j);
 /* Gives the passes their arrays, cleared. */
 void kv_job_begin_passes(kv_job *j);
-/* Adds a chunk whose attention was just computed. */
-void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c);
+/* Adds a chunk whose attention was just computed; echo: its rows are the echo's. */
+void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c, bool echo);
+/* Seconds spent on rows below `end` of the sync for nothing but their scores. */
+void kv_job_count_scored(kv_job *j, uint32_t end, double seconds);
 /* First row of the sync that a pass of the layer looks at; n_rows: none. */
 uint32_t kv_job_first_scored(const kv_job *j);
 

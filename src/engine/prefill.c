@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A prompt job's micro-steps: rows and layers, then logits. Admission is job.c's, sums sums.c's, compression
+/* A prompt job's micro-steps: rows, their echo and layers, then logits. Admission is job.c's, sums sums.c's, compression
  * compress.c's. */
 #include "engine/job.h"
 
@@ -25,6 +25,7 @@ static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static void embed_rows(kv_job *j) {
     const kv_model *m = j->e->m;
     m->be->ops->embed(j->e->f.ex, m->embed, j->targets[0].s->tokens + j->start, j->n_rows, j->x);
+    if (j->n_echo) memcpy(j->x + (size_t)j->n_rows * m->hp.n_embd, j->x, (size_t)j->n_echo * m->hp.n_embd * sizeof(float));
 }
 
 /* What the present layer needs before its first row. */
@@ -45,14 +46,27 @@ static uint32_t first_logits(const kv_job *j) {
     return s->rows_first > j->start ? (uint32_t)s->rows_first : j->start;
 }
 
-/* First row of the sync whose output the present layer owes: all but in the last layer, where only rows with logits and
- * rows that a score looks at are read from again. Keys and values are made of every row. */
-static uint32_t first_needed(const kv_job *j) {
+/* First row of the sync whose output the present layer owes: all but in the last layer, where only rows with logits are
+ * read from again. Keys and values are made of every row. */
+static uint32_t first_owed(const kv_job *j) {
     if (j->layer + 1 < j->e->m->hp.n_layers) return 0;
-    uint32_t from = j->last ? first_logits(j) - j->start : j->n_rows;
-    return min_u32(from, kv_job_first_scored(j));
+    return j->last ? first_logits(j) - j->start : j->n_rows;
 }
 
+
+/* Where a row's keys and values lie, and its position behind the sync's start: pieces of an echo all come right behind
+ * the rows. */
+static uint32_t place_of(const kv_job *j, uint32_t row) {
+    return row < j->n_rows ? row : j->n_rows + (row - j->n_rows) % KV_ECHO_ROWS;
+}
+
+/* Row where the rows, or a piece of the echo, that `row` belongs to ends. */
+static uint32_t stretch_end(const kv_job *j, uint32_t row) {
+    if (row < j->n_rows) return j->n_rows;
+    return min_u32(row - place_of(j, row) + j->n_kept, j->n_rows + j->n_echo);
+}
+
+/* Rows [row0, row0 + n): of the sync, or of one piece of its echo. */
 static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
     kvist_engine *e = j->e;
     const kv_model *m = e->m;
@@ -61,29 +75,37 @@ static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
     kv_forward *f = &e->f;
     const kv_layer *l = &m->layers[j->layer];
     float *x = j->x + (size_t)row0 * hp->n_embd;
-    for (uint32_t r = 0; r < n; r++) f->positions[r] = j->start + row0 + r;
+    bool echo = row0 >= j->n_rows;
+    uint32_t place = place_of(j, row0);
+    for (uint32_t r = 0; r < n; r++) f->positions[r] = j->start + place + r;
     kv_part_project(f, l, x, n);
-    kv_foresee_rows(j, row0, n);
+    if (!echo) kv_foresee_rows(j, row0, n);
     kv_part_rotate(f, n);
-    ops->kv_to_f16(f->ex, f->k, f->v, n, hp->n_kv, hp->dk, hp->dv, row0, j->n_rows, j->kf, j->vf);
+    ops->kv_to_f16(f->ex, f->k, f->v, n, hp->n_kv, hp->dk, hp->dv, place, j->n_kept, j->kf, j->vf);
     if (row0 < j->q2_rows)
         ops->q_squares(f->ex, f->q, min_u32(n, j->q2_rows - row0), hp->n_q, hp->n_kv, hp->dk,
                        j->q2 + (size_t)row0 * hp->n_kv * hp->dk);
-    uint32_t needed = first_needed(j), skip = needed > row0 ? min_u32(needed - row0, n) : 0;
+    uint32_t owed = first_owed(j), needed = min_u32(owed, kv_job_first_scored(j));
+    uint32_t skip = needed > row0 ? min_u32(needed - row0, n) : 0;
     if (skip == n) return;
+    /* Of the last layer, where a score looks at rows whose output nobody needs. */
+    bool scored_only = j->layer + 1 == hp->n_layers && (echo || row0 + n <= owed);
     kv_attn_chunk c = {.pool = e->pool,
                        .streams = kv_seq_stream(j->targets[0].s->seq, j->layer, 0),
                        .k = j->kf,
                        .v = j->vf,
-                       .head_stride = j->n_rows,
+                       .head_stride = j->n_kept,
                        .first_pos = j->start,
-                       .row0 = row0 + skip,
+                       .row0 = place + skip,
                        .n_rows = n - skip,
                        .q = f->q + (size_t)skip * hp->n_q * hp->dk,
                        .out = f->att,
                        .lse = f->lse};
+    uint64_t t0 = kv_os_now_ns();
     ops->attn_prefill(f->ex, &m->attn, &c);
-    kv_job_add_sums(j, &c);
+    if (scored_only) kv_job_count_scored(j, row0 + n, (double)(kv_os_now_ns() - t0) * 1e-9);
+    kv_job_add_sums(j, &c, echo);
+    if (scored_only) return;
     x += (size_t)skip * hp->n_embd;
     kv_part_attn_out(f, l, x, n - skip);
     kv_part_ffn(f, l, x, n - skip);
@@ -104,7 +126,7 @@ static double expected_seconds(const kv_job *j, uint32_t n) {
 static uint32_t step_rows(const kv_job *j) {
     double slowness = j->e->step_slowness > 0 ? j->e->step_slowness : 1;
     double rows = STEP_SECONDS / (slowness * expected_seconds(j, j->e->p.ubatch) / j->e->p.ubatch);
-    uint32_t most = min_u32(j->e->p.ubatch, j->n_rows - j->row);
+    uint32_t most = min_u32(j->e->p.ubatch, stretch_end(j, j->row) - j->row);
     return rows >= most ? most : rows < LEAST_ROWS ? min_u32(LEAST_ROWS, most) : (uint32_t)rows;
 }
 
@@ -142,11 +164,19 @@ static bool head_rows(kv_job *j) {
 static bool report_progress(kv_job *j) {
     for (uint32_t i = 0; i < j->n_targets; i++) {
         kvist_session *s = j->targets[i].s;
-        if (s->progress && !s->progress(s->progress_user, (uint64_t)j->layer * j->n_rows + j->row,
-                                        (uint64_t)j->e->m->hp.n_layers * j->n_rows))
+        uint64_t rows = j->n_rows + (uint64_t)j->n_echo;
+        if (s->progress && !s->progress(s->progress_user, j->layer * rows + j->row, j->e->m->hp.n_layers * rows))
             return false;
     }
     return true;
+}
+
+/* An echo is scoring's time, of every target that asked for it. */
+static void count_echo(kv_job *j, uint64_t t0) {
+    double seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
+    j->score_seconds = seconds;
+    for (uint32_t i = 0; i < j->n_targets; i++)
+        if (j->targets[i].echoes) j->targets[i].score_seconds = seconds;
 }
 
 static kv_status read_rows(kv_job *j, kv_error *err) {
@@ -154,9 +184,10 @@ static kv_status read_rows(kv_job *j, kv_error *err) {
     uint64_t t0 = kv_os_now_ns();
     layer_rows(j, j->row, n);
     if (n >= LEAST_ROWS && j->layer + 1 < j->e->m->hp.n_layers) learn_slowness(j, n, t0);
+    if (j->row >= j->n_rows) count_echo(j, t0);
     j->row += n;
     if (!report_progress(j)) KV_FAIL(err, CANCELLED, "stopped by the progress callback");
-    if (j->row == j->n_rows) j->phase = KV_JOB_COMPRESS;
+    if (j->row == j->n_rows + j->n_echo) j->phase = KV_JOB_COMPRESS;
     return KVIST_OK;
 }
 

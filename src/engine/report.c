@@ -59,19 +59,6 @@ static void uncount_positions(const kvist_session *s, kvist_report *out) {
     out->bytes_positions = 0;
 }
 
-static void fill_shadow(const kvist_session *s, kvist_report *out) {
-    kv_shadow_result r;
-    kv_shadow_get(s, &r);
-    out->bytes_shadow += r.bytes;
-    out->shadow_steps = r.steps;
-    out->shadow_mass_mean = r.mass_mean;
-    out->shadow_mass_min = r.mass_min;
-    out->shadow_estimate_mean = r.estimate_mean;
-    out->shadow_estimate_min = r.estimate_min;
-    out->shadow_error_mean = r.error_mean;
-    out->shadow_error_max = r.error_max;
-}
-
 /* References by the session's own snapshots: they share nothing with anybody. NULL (pages then count as shared) when
  * there is no memory. */
 static uint32_t *own_refs(const kvist_session *s) {
@@ -106,7 +93,7 @@ void kvist_session_report(const kvist_session *cs, kvist_report *out) {
     memcpy(out->share_note, s->point.share_note, sizeof out->share_note);
     masses(s, out);
     fill_guard(s, out);
-    fill_shadow(s, out);
+    out->bytes_shadow += kv_shadow_get(s, &out->shadow);
     out->pages = b.pages;
     for (uint32_t i = 0; i < KVIST_MAX_FORMATS; i++) out->pages_by_format[i] = b.by_format[i];
     out->pages_dropped_pressure = s->pages_dropped_pressure;

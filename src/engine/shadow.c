@@ -177,12 +177,12 @@ void kv_shadow_check(kvist_session *s, uint32_t layer, uint32_t position, const 
     sh->steps++;
 }
 
-void kv_shadow_get(const kvist_session *s, kv_shadow_result *out) {
+uint64_t kv_shadow_get(const kvist_session *s, kvist_shadow_report *out) {
     const kv_shadow *sh = s->shadow;
     const kv_attn_params *a = &s->e->m->attn;
     uint32_t group = a->n_q / a->n_kv, heads = 0;
-    *out = (kv_shadow_result){.mass_mean = 1, .mass_min = 1, .estimate_mean = 1, .estimate_min = 1};
-    if (!sh) return;
+    *out = (kvist_shadow_report){.mass_mean = 1, .mass_min = 1, .estimate_mean = 1, .estimate_min = 1};
+    if (!sh) return 0;
     double mass = 0, estimate = 0;
     for (uint32_t l = 0; l < s->seq->n_layers; l++)
         for (uint32_t h = 0; sh->checks[l] && h < a->n_kv; h++, heads++) {
@@ -195,11 +195,11 @@ void kv_shadow_get(const kvist_session *s, kv_shadow_result *out) {
             if (e < out->estimate_min) out->estimate_min = e;
         }
     out->steps = sh->steps;
-    out->bytes = sh->bytes;
     if (heads) {
         out->mass_mean = mass / heads;
         out->estimate_mean = estimate / heads;
         out->error_mean = sh->error_sum / (double)sh->steps;
         out->error_max = sh->error_max;
     }
+    return sh->bytes;
 }

@@ -11,15 +11,6 @@
 
 typedef struct kv_shadow kv_shadow;
 
-/* What was seen so far. Masses as DESIGN 5 defines them, with the checked rows in place of the prompt's last queries.
- */
-typedef struct kv_shadow_result {
-    uint64_t steps, bytes;
-    double mass_mean, mass_min;         /* true, over the KV heads of the layers that were checked */
-    double estimate_mean, estimate_min; /* of the compression point, the same heads */
-    double error_mean, error_max;       /* |o - o_full| / |o_full| of a layer's attention output */
-} kv_shadow_result;
-
 /* Charged to the pool: K and V of the engine's whole context, and scratch. */
 kv_status kv_shadow_create(kvist_engine *e, uint32_t every, kv_shadow **out, kv_error *err);
 void kv_shadow_free(kvist_engine *e, kv_shadow **sh);
@@ -33,6 +24,8 @@ bool kv_shadow_due(const kv_shadow *sh, uint32_t layer, uint32_t position);
 /* q[n_q][dk] after RoPE, out[n_q][dv] the attention's output of the row, already among the layer's rows here and in s.
  */
 void kv_shadow_check(kvist_session *s, uint32_t layer, uint32_t position, const float *q, const float *out);
-void kv_shadow_get(const kvist_session *s, kv_shadow_result *out);
+/* Masses as DESIGN 5 defines them, with the checked rows in place of the prompt's last queries. Returns the bytes of the
+ * copy; 0 without a shadow. */
+uint64_t kv_shadow_get(const kvist_session *s, kvist_shadow_report *out);
 
 #endif

@@ -17,14 +17,14 @@ static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* First row of the sync that a score's sums count. */
 static uint32_t votes_from(const kv_job *j, const kv_score_need *need) {
-    if (!need->pass) return j->n_rows;
+    if (!need->pass || need->echo) return j->n_rows;
     return need->all_rows ? 0 : j->n_rows - min_u32(j->n_rows, need->window);
 }
 
 static uint32_t step_of(const kv_score_need *need) { return need->stride ? need->stride : 1; }
 
 static bool same_sums(const kv_job *j, const kv_score_need *a, const kv_score_need *b) {
-    return a->pass && b->pass && a->square == b->square && step_of(a) == step_of(b) &&
+    return a->pass && b->pass && a->echo == b->echo && a->square == b->square && step_of(a) == step_of(b) &&
            votes_from(j, a) == votes_from(j, b);
 }
 
@@ -100,11 +100,19 @@ static void count_seconds(kv_job *j, uint32_t pass, bool has_mass, double second
     }
 }
 
-void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c) {
+void kv_job_count_scored(kv_job *j, uint32_t end, double seconds) {
+    j->score_seconds += seconds;
+    for (uint32_t i = 0; i < j->n_targets; i++) {
+        kv_job_target *t = &j->targets[i];
+        if (t->plan.evict && min_u32(votes_from(j, &t->need), j->n_rows - t->mass_rows) < end) t->score_seconds += seconds;
+    }
+}
+
+void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c, bool echo) {
     for (uint32_t i = 0; i < j->n_passes; i++) {
         const kv_job_pass *p = &j->passes[i];
-        uint32_t end = c->row0 + c->n_rows, mass_from = j->n_rows - p->mass_rows;
-        if (end <= first_of(j, p)) continue;
+        uint32_t end = c->row0 + c->n_rows, mass_from = echo ? UINT32_MAX : j->n_rows - p->mass_rows;
+        if (echo ? !p->need.echo : end <= first_of(j, p)) continue;
         kv_attn_colsum cs = {.c = *c,
                              .row_from = votes_from(j, &p->need),
                              .stride = step_of(&p->need),
@@ -112,8 +120,8 @@ void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c) {
                              .sums = p->sums,
                              .sums_stride = j->stride,
                              .mass_from = mass_from,
-                             .mass = p->mass,
-                             .sink_mass = p->sink_mass};
+                             .mass = echo ? NULL : p->mass,
+                             .sink_mass = echo ? NULL : p->sink_mass};
         uint64_t t0 = kv_os_now_ns();
         j->e->m->be->ops->attn_colsum(j->e->f.ex, &j->e->m->attn, &cs);
         count_seconds(j, i, end > mass_from, (double)(kv_os_now_ns() - t0) * 1e-9);

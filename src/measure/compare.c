@@ -251,13 +251,7 @@ static kv_status take_streams(const kvist_session *s, kv_compare_result *r, kv_e
 static void take_shadow(const kvist_session *s, kvist_report *r) {
     kvist_report end;
     kvist_session_report(s, &end);
-    r->shadow_steps = end.shadow_steps;
-    r->shadow_mass_mean = end.shadow_mass_mean;
-    r->shadow_mass_min = end.shadow_mass_min;
-    r->shadow_estimate_mean = end.shadow_estimate_mean;
-    r->shadow_estimate_min = end.shadow_estimate_min;
-    r->shadow_error_mean = end.shadow_error_mean;
-    r->shadow_error_max = end.shadow_error_max;
+    r->shadow = end.shadow;
 }
 
 static kv_status run_policy(kv_compare *c, const char *policy, bool base, kv_compare_result *r, kv_error *err) {

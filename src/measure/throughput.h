@@ -12,8 +12,8 @@
 typedef enum kv_bench_stage {
     KV_BENCH_PROMPT, /* a prompt of n tokens after the depth; batch sequences one after another */
     KV_BENCH_DECODE, /* n tokens decoded by each of `batch` sequences together */
-    KV_BENCH_SCORE, /* what scoring adds to a prompt of n: its time but for sealing, over that under `full` beside it */
-    KV_BENCH_SEAL,  /* selecting and sealing in a prompt of n, by the session's own timer, over the rest of its time */
+    KV_BENCH_SCORE, /* what scoring adds to a prompt of n, by the session's own timer, over the prompt without it */
+    KV_BENCH_SEAL,  /* the same of selecting and sealing, over the rest of the prompt */
 } kv_bench_stage;
 
 typedef struct kv_bench_cell {
@@ -23,7 +23,7 @@ typedef struct kv_bench_cell {
 } kv_bench_cell;
 
 typedef struct kv_bench_sample {
-    double seconds;
+    double seconds;                     /* of the work once */
     double tps;                         /* tokens/s over all sequences (prompt, decode) */
     double percent;                     /* score, seal: as their stages say */
     double score_seconds, seal_seconds; /* by the session's own timers, of a prompt */
@@ -39,7 +39,7 @@ kv_status kv_bench_open(kvist_engine *e, const int32_t *tokens, size_t n_tokens,
                         kv_bench **out, kv_error *err) KV_WARN_UNUSED;
 void kv_bench_close(kv_bench **b);
 
-/* One timed repetition, after a short untimed one (caches, frequency, first touch of pages). */
+/* One sample, after a short untimed one (caches, frequency, first touch of pages); of short prompts the mean of a few. */
 kv_status kv_bench_run(kv_bench *b, const kv_bench_cell *cell, kv_bench_sample *out, kv_error *err) KV_WARN_UNUSED;
 
 #endif

@@ -250,13 +250,13 @@ static void guard_and_shadow(void **state) {
                       .guard_heads_unmet = 1,
                       .pages_guard = 21,
                       .bytes_shadow = 3 << 20,
-                      .shadow_steps = 12,
-                      .shadow_mass_mean = 0.95,
-                      .shadow_mass_min = 0.5,
-                      .shadow_estimate_mean = 0.96,
-                      .shadow_estimate_min = 0.625,
-                      .shadow_error_mean = 0.03125,
-                      .shadow_error_max = 0.25};
+                      .shadow.steps = 12,
+                      .shadow.mass_mean = 0.95,
+                      .shadow.mass_min = 0.5,
+                      .shadow.estimate_mean = 0.96,
+                      .shadow.estimate_min = 0.625,
+                      .shadow.error_mean = 0.03125,
+                      .shadow.error_max = 0.25};
     kvist_stream_report v[12] = {{0}};
     for (uint32_t i = 0; i < 12; i++) {
         v[i] = (kvist_stream_report){.layer = i / 2, .head = i % 2, .mass = 0.98f, .pages_guard = i < 10 ? i + 1 : 0};

@@ -3,7 +3,8 @@
  * Eviction after the prompt: H2O's decoding against a transformer in double precision with plain arrays, whole pages
  * against the rule of their prices, shares at every token, pages dropped under pressure; every invariant after each step.
  */
-#include "engine/fixture.h"
+enum { TEXT_SEED = 8 };
+#include "engine/fixture_shared.h"
 #include "support/naive.h"
 
 #include "base/half.h"
@@ -109,25 +110,25 @@ static uint32_t wrong_tokens(const h2o *w, const kvist_session *s, uint32_t *sto
 
 static void check_h2o(const char *policy, double keep, double local) {
     static h2o w;
-    fixture fx;
+    fixture exact;
     gen_spec g = fixture_spec();
     g.type = KV_TYPE_F32;
-    fixture_open(&fx, &g);
-    int32_t ids[N];
-    fixture_ids(ids, N, 31);
+    fixture_open(&exact, &g);
+    int32_t text[N];
+    fixture_ids(text, N, 31);
     memset(&w, 0, sizeof w);
     w.keep = keep;
     w.local = local;
     double *logits;
-    uint32_t vocab = naive_forward_seen(fx.path, ids, N, &logits, add_row, take_keys, visible, &w);
-    assert_int_equal(vocab, fx.info.n_vocab);
-    kvist_engine *e = fixture_engine(&fx, (kvist_engine_params){.threads = 2, .precise = 1});
+    uint32_t vocab = naive_forward_seen(exact.path, text, N, &logits, add_row, take_keys, visible, &w);
+    assert_int_equal(vocab, exact.info.n_vocab);
+    kvist_engine *e = fixture_engine(&exact, (kvist_engine_params){.threads = 2, .precise = 1});
     kvist_session *s = fixture_session(e, policy);
-    must_sync(s, ids, P);
+    must_sync(s, text, P);
     kv_error err;
     double worst = 0;
     for (uint32_t n = P; n < N; n++) {
-        must_decode(s, ids, n, n + 1);
+        must_decode(s, text, n, n + 1);
         if (!kv_seq_check(s->seq, &err) || !kv_pool_check(e->pool, &err)) fail_msg("%s: %s", policy, err.message);
         double got[512];
         for (uint32_t i = 0; i < vocab; i++) got[i] = kvist_session_logits(s)[i];
@@ -141,7 +142,7 @@ static void check_h2o(const char *policy, double keep, double local) {
     free(logits);
     kvist_session_close(&s);
     kvist_engine_close(&e);
-    fixture_close(&fx);
+    fixture_close(&exact);
 }
 
 static void h2o_decoding(void **state) {
@@ -152,23 +153,6 @@ static void h2o_decoding(void **state) {
 }
 
 /* ---- whole pages */
-
-static fixture fx;
-static int32_t ids[2048];
-
-static int setup(void **state) {
-    (void)state;
-    gen_spec g = fixture_spec();
-    fixture_open(&fx, &g);
-    fixture_ids(ids, 2048, 8);
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    fixture_close(&fx);
-    return 0;
-}
 
 typedef struct seen {
     kv_handle h[256];

@@ -1,27 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The public edge: refusals name what is wrong, sampling does what it says, reports and cancel come from any thread. */
-#include "engine/fixture.h"
+enum { TEXT_SEED = 3 };
+#include "engine/fixture_shared.h"
 
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
-
-static fixture fx;
-static int32_t ids[2048];
-
-static int setup(void **state) {
-    (void)state;
-    gen_spec g = fixture_spec();
-    fixture_open(&fx, &g);
-    fixture_ids(ids, 2048, 3);
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    fixture_close(&fx);
-    return 0;
-}
 
 static void refusals(void **state) {
     (void)state;

@@ -4,7 +4,8 @@
  * row at a kept position must be the row that the compressed page holds there (bit for bit in f16, nearest of all rows
  * in few bits). Watching costs what the report says and changes nothing.
  */
-#include "engine/fixture.h"
+enum { TEXT_SEED = 41 };
+#include "engine/fixture_shared.h"
 
 #include "base/half.h"
 #include "cache/positions.h"
@@ -13,23 +14,6 @@
 #include <math.h>
 
 enum { PROMPT = 700, D = 64, STREAMS = 6, MOST = 1200 };
-
-static fixture fx;
-static int32_t ids[2048];
-
-static int setup(void **state) {
-    (void)state;
-    gen_spec g = fixture_spec();
-    fixture_open(&fx, &g);
-    fixture_ids(ids, 2048, 41);
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    fixture_close(&fx);
-    return 0;
-}
 
 static kvist_session *tracked(kvist_engine *e, const char *policy) {
     kvist_error err;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* True bytes, peaks, budgets, failed allocations; nothing allocated per token. */
-#include "engine/fixture.h"
+enum { TEXT_SEED = 77 };
+#include "engine/fixture_shared.h"
 
 #include "base/alloc.h"
 #include "engine/engine.h"
@@ -8,23 +9,6 @@
 #include <math.h>
 
 enum { PROMPT = 700 };
-
-static fixture fx;
-static int32_t ids[2048];
-
-static int setup(void **state) {
-    (void)state;
-    gen_spec g = fixture_spec();
-    fixture_open(&fx, &g);
-    fixture_ids(ids, 2048, 77);
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    fixture_close(&fx);
-    return 0;
-}
 
 /* The report is the pool's own count; with the session gone the pool is empty but for the engine's scratch. */
 static void reports_are_counts(void **state) {

@@ -234,7 +234,8 @@ static void later_syncs(void **state) {
                                            "knorm,recent=21,format=q4",
                                            "snapkv,score=votev,tokens=150",
                                            "adakv,tokens=150",
-                                           "snapkv,alloc=mass,mass=0.8"};
+                                           "snapkv,alloc=mass,mass=0.8",
+                                           "snapkv,score=recon,tokens=150,stride=2"};
     fixture fx;
     gen_spec g = fixture_spec();
     fixture_open(&fx, &g);

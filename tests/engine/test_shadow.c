@@ -83,16 +83,16 @@ static void masses_of_one_layer(void **state) {
         double mean, least;
         must_sync(s, ids, N);
         kvist_session_report(s, &r);
-        assert_true(r.bytes_shadow > 0 && r.shadow_steps == 0);
+        assert_true(r.bytes_shadow > 0 && r.shadow.steps == 0);
         must_decode(s, ids, N, TOTAL);
         kvist_session_report(s, &r);
         dense(s, cases[i].every, cases[i].sink, cases[i].recent, &mean, &least);
-        assert_int_equal(r.shadow_steps, (TOTAL - 1) / cases[i].every - (N - 1) / cases[i].every);
-        if (fabs(r.shadow_mass_mean - mean) > 2e-3 || fabs(r.shadow_mass_min - least) > 2e-3)
-            fail_msg("%s: %.4f, least %.4f; expected %.4f, %.4f", cases[i].policy, r.shadow_mass_mean,
-                     r.shadow_mass_min, mean, least);
-        assert_true(fabs(r.shadow_estimate_mean - r.mass_mean) < 1e-9 && r.shadow_estimate_min == r.mass_min);
-        assert_true(r.shadow_error_mean > 1e-3 && r.shadow_error_max >= r.shadow_error_mean && r.shadow_error_max < 2);
+        assert_int_equal(r.shadow.steps, (TOTAL - 1) / cases[i].every - (N - 1) / cases[i].every);
+        if (fabs(r.shadow.mass_mean - mean) > 2e-3 || fabs(r.shadow.mass_min - least) > 2e-3)
+            fail_msg("%s: %.4f, least %.4f; expected %.4f, %.4f", cases[i].policy, r.shadow.mass_mean,
+                     r.shadow.mass_min, mean, least);
+        assert_true(fabs(r.shadow.estimate_mean - r.mass_mean) < 1e-9 && r.shadow.estimate_min == r.mass_min);
+        assert_true(r.shadow.error_mean > 1e-3 && r.shadow.error_max >= r.shadow.error_mean && r.shadow.error_max < 2);
         kvist_session_close(&s);
         kvist_engine_close(&e);
     }
@@ -115,10 +115,10 @@ static void nothing_evicted(void **state) {
         must_sync(s, ids, N);
         must_decode(s, ids, N, TOTAL);
         kvist_session_report(s, &r);
-        assert_true(r.shadow_mass_mean == 1 && r.shadow_mass_min == 1 && r.shadow_estimate_min == 1);
-        assert_int_equal(r.shadow_steps, STEPS);
-        if (r.shadow_error_mean < cases[i].least || r.shadow_error_max > cases[i].most)
-            fail_msg("%s: output off by %g, at most %g", cases[i].policy, r.shadow_error_mean, r.shadow_error_max);
+        assert_true(r.shadow.mass_mean == 1 && r.shadow.mass_min == 1 && r.shadow.estimate_min == 1);
+        assert_int_equal(r.shadow.steps, STEPS);
+        if (r.shadow.error_mean < cases[i].least || r.shadow.error_max > cases[i].most)
+            fail_msg("%s: output off by %g, at most %g", cases[i].policy, r.shadow.error_mean, r.shadow.error_max);
         kvist_session_close(&s);
         kvist_engine_close(&e);
     }
@@ -143,7 +143,7 @@ static void nothing_changes_for_being_watched(void **state) {
         assert_true(logits_hash(&fx, a) == logits_hash(&fx, b));
         must_truncate(b, N + 11);
         kvist_session_report(b, &rb);
-        assert_int_equal(rb.shadow_steps, 30);
+        assert_int_equal(rb.shadow.steps, 30);
         must_decode(b, ids, N + 11, TOTAL);
         must_decode(a, ids, N + 30, TOTAL);
         if (logits_hash(&fx, a) != logits_hash(&fx, b)) fail_msg("%s differs when watched", fixture_policies[i]);
@@ -151,7 +151,7 @@ static void nothing_changes_for_being_watched(void **state) {
         kvist_session_report(b, &rb);
         assert_int_equal(ra.bytes_true, rb.bytes_true);
         assert_true(ra.share == rb.share && ra.bytes_shadow == 0 && rb.bytes_shadow > 0);
-        assert_int_equal(rb.shadow_steps, 30 + STEPS - 11);
+        assert_int_equal(rb.shadow.steps, 30 + STEPS - 11);
         kvist_session_close(&a);
         kvist_session_close(&b);
         kvist_engine_close(&e);

@@ -75,7 +75,7 @@ static double plain(const char *score, const run *r, uint32_t i) {
         }
         return mean * sqrt(norm_of(r, true, i, 2));
     }
-    double sum = 0; /* attn, vote */
+    double sum = 0; /* attn, vote, recon */
     for (uint32_t g = 0; g < in->group; g++) sum += in->sums[(in->head * in->group + g) * in->stride + i];
     return sum;
 }
@@ -131,14 +131,14 @@ static kv_policy policy_of(const char *text) {
 
 static void formulas(void **state) {
     static const char *const names[] = {"attn", "vote",  "vote2",   "position", "votev",
-                                        "tova", "knorm", "keydiff", "expected", "vote2v"};
+                                        "tova", "knorm", "keydiff", "expected", "vote2v", "recon"};
     static float score[MAXK + 1], scratch[2 * MAXK + 1];
     static run r;
     static const uint32_t widths[] = {1, 3, 5, 7, 63};
     uint64_t seed = 3;
     for (int round = 0; round < 3000; round++) {
         uint64_t bits = test_rand(&seed);
-        const char *name = names[round % 10];
+        const char *name = names[round % 11];
         uint32_t width = widths[(bits >> 28) % 5];
         fill_run(&r, test_rand(&seed), round < 700 ? 9 : MAXK, &seed);
         char text[64];
@@ -292,21 +292,22 @@ static void expected_forms(void **state) {
 static void needs(void **state) {
     static const struct {
         const char *policy;
-        bool pass, all, square, forms;
+        bool pass, all, echo, square, forms;
         uint32_t window, stride;
     } cases[] = {
-        {"streaming", false, false, false, false, 32, 1},
-        {"h2o", true, true, false, false, 32, 1},
-        {"minikv,stride=4", true, true, false, false, 32, 4},
-        {"snapkv,window=16,stride=4", true, false, false, false, 16, 1},
-        {"kvcompress", true, false, true, false, 32, 1},
-        {"tova", true, false, false, false, 1, 1},
-        {"knorm", false, false, false, false, 32, 1},
-        {"keydiff", false, false, false, false, 32, 1},
-        {"expected", false, false, false, true, 32, 1},
-        {"full,score=random", false, false, false, false, 32, 1},
-        {"full,score=votev", true, false, false, false, 32, 1},
-        {"full,score=vote2v", true, false, true, false, 32, 1},
+        {"streaming", false, false, false, false, false, 32, 1},
+        {"h2o", true, true, false, false, false, 32, 1},
+        {"minikv,stride=4", true, true, false, false, false, 32, 4},
+        {"snapkv,window=16,stride=4", true, false, false, false, false, 16, 1},
+        {"kvcompress", true, false, false, true, false, 32, 1},
+        {"tova", true, false, false, false, false, 1, 1},
+        {"knorm", false, false, false, false, false, 32, 1},
+        {"keydiff", false, false, false, false, false, 32, 1},
+        {"expected", false, false, false, false, true, 32, 1},
+        {"full,score=random", false, false, false, false, false, 32, 1},
+        {"full,score=votev", true, false, false, false, false, 32, 1},
+        {"full,score=vote2v", true, false, false, true, false, 32, 1},
+        {"full,score=recon,stride=3", true, false, true, true, false, 32, 3},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kv_policy p = policy_of(cases[i].policy);
@@ -314,6 +315,7 @@ static void needs(void **state) {
         kv_score_needs(&p.base, &n);
         assert_int_equal(n.pass, cases[i].pass);
         assert_int_equal(n.all_rows, cases[i].all);
+        assert_int_equal(n.echo, cases[i].echo);
         assert_int_equal(n.square, cases[i].square);
         assert_int_equal(n.forms, cases[i].forms);
         assert_int_equal(n.window, cases[i].window);

@@ -44,6 +44,6 @@ enum { KV_SCORE_ROWS = 32 }; /* rows of a run that are looked at together: 48 Ki
 void kv_score_widen(const uint16_t *x, uint32_t n, float *y);
 
 extern const kv_score_method kv_score_attn, kv_score_vote, kv_score_vote2, kv_score_position, kv_score_votev,
-    kv_score_vote2v, kv_score_tova, kv_score_knorm, kv_score_keydiff, kv_score_expected, kv_score_random;
+    kv_score_vote2v, kv_score_tova, kv_score_knorm, kv_score_keydiff, kv_score_expected, kv_score_random, kv_score_recon;
 
 #endif
