@@ -49,7 +49,10 @@ static bool spec_key(sweep_spec *s, char *item, char *why, size_t cap) {
     } numbers[] = {{"limit", offsetof(sweep_spec, limit), 1000000},
                    {"ctx", offsetof(sweep_spec, ctx), 16777216},
                    {"next", offsetof(sweep_spec, next), 65536},
-                   {"questions", offsetof(sweep_spec, questions), 64}};
+                   {"questions", offsetof(sweep_spec, questions), 64},
+                   {"lengths", offsetof(sweep_spec, lengths), 64},
+                   {"depths", offsetof(sweep_spec, depths), 64},
+                   {"repeats", offsetof(sweep_spec, repeats), 1001}};
     char *eq = strchr(item, '=');
     if (!eq || !eq[1]) {
         snprintf(why, cap, "'%.80s' is not key=value", item);
@@ -72,7 +75,7 @@ static bool spec_key(sweep_spec *s, char *item, char *why, size_t cap) {
             if (!isalnum((unsigned char)*c) && !strchr("-_.", *c)) *c = '-'; /* it names files */
         return true;
     }
-    snprintf(why, cap, "key '%.60s' is none of limit, ctx, next, questions, only, label", item);
+    snprintf(why, cap, "key '%.60s' is none of limit, ctx, next, questions, lengths, depths, repeats, only, label", item);
     return false;
 }
 
@@ -116,6 +119,10 @@ bool kv_sweep_spec(const char *text, sweep_spec *out, char *why, size_t cap) {
     }
     if (out->next && strcmp(out->name, "kld")) {
         snprintf(why, cap, "next= belongs to kld");
+        return false;
+    }
+    if ((out->lengths || out->depths || out->repeats) && strcmp(out->name, "needle")) {
+        snprintf(why, cap, "lengths=, depths= and repeats= belong to needle");
         return false;
     }
     return true;
@@ -288,7 +295,7 @@ static const cli_opt opts[] = {
      "fractions of the f16 cache's true bytes (" DEFAULT_SHARES ")"},
     {"--task", "NAME=FILE", CLI_LIST, offsetof(cli_options, sweep.tasks), 0, 0,
      "what is measured: kld=TEXT, longeval=JSONL, repeat=TEXT, ...;\nkeys behind it: ';limit=N;ctx=N;only=A,B;"
-     "questions=N;next=N;label=L'"},
+     "questions=N;next=N;label=L'; needle: lengths=N;depths=N;repeats=N"},
     {"--limit", "N", CLI_U32, offsetof(cli_options, sweep.limit), 1, 1e6,
      "samples a task: a seeded subset, stratified (all; kld: 8 chunks)"},
     {"-s,--seed", "N", CLI_I64, offsetof(cli_options, seed), 0, 9e15, "of the subset and the intervals (1)"},

@@ -132,9 +132,10 @@ static int make_run_id(group_run *g, uint32_t limit) {
     uint64_t hash = kv_hash64(data.data, data.size, 0);
     snprintf(g->run_id, sizeof g->run_id,
              "kvist=%s\nmodel=%.300s, %" PRIu64 " bytes\ntask=%s\ndata=%.200s, %zu bytes, hash %016" PRIx64
-             "\nonly=%.400s\nlimit=%u\nseed=%" PRIu64 "\nctx=%u\nnext=%u\nquestions=%u\ncpu=%s\nprecise=%s\n",
+             "\nonly=%.400s\nlimit=%u\nseed=%" PRIu64 "\nctx=%u\nnext=%u\nquestions=%u\ngrid=%ux%ux%u\ncpu=%s\nprecise=%s\n",
              kvist_version(), s->model, s->e.info.bytes_file, p->name, slash ? slash + 1 : p->path, data.size, hash,
-             p->only ? p->only : "all", limit, s->seed, g->ctx, g->next, p->questions, s->o->cpu ? s->o->cpu : "best",
+             p->only ? p->only : "all", limit, s->seed, g->ctx, g->next, p->questions, p->lengths, p->depths,
+             p->repeats, s->o->cpu ? s->o->cpu : "best",
              !s->o->precise   ? "no"
              : *s->o->precise ? "all"
                               : "yes");
@@ -222,6 +223,9 @@ static int task_set(group_run *g, uint32_t limit) {
                         .seed = s->seed,
                         .n_ctx = g->ctx,
                         .questions = g->spec->questions,
+                        .n_lengths = g->spec->lengths,
+                        .n_depths = g->spec->depths,
+                        .repeats = g->spec->repeats,
                         .count = count_tokens,
                         .count_user = s->e.model};
     if (kv_task_load(&p, &set, &err) != KVIST_OK) return kv_cli_error(&err);

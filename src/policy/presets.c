@@ -77,6 +77,11 @@ const kv_preset kv_presets[] = {
      "Expected Attention: half of the tokens, by what queries to come will look at",
      {COMMON, .budget_kind = KV_BUDGET_KEEP, .budget = .5,
       .base = {LAYER, F16, .score = KV_SCORE_EXPECTED, .sink = 4, .recent = 0}}},
+    {"kvzip",
+     "KVzip: three tenths of the tokens, those that saying the prompt again looks up",
+     {.delta = 7, .floor = 0, .guard_max = 2,
+      .alloc = KV_ALLOC_GLOBAL, .budget_kind = KV_BUDGET_KEEP, .budget = .3,
+      .base = {LAYER, F16, .score = KV_SCORE_RECON, .sink = 4, .recent = 0}}},
 };
 const uint32_t kv_n_presets = sizeof kv_presets / sizeof *kv_presets;
 
@@ -130,7 +135,7 @@ void kv_policy_scale_local(kv_policy *p) {
 
 const char *kv_policy_presets(void) {
     return "full, auto, streaming, kivi, kivi4, snapkv, pyramidkv, adakv, h2o, minikv, kvcompress, tova, knorm, keydiff, "
-           "expected";
+           "expected, kvzip";
 }
 
 const char *kv_policy_preset_at(uint32_t i, const char **description) {

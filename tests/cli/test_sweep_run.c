@@ -162,7 +162,8 @@ static void refused(void **state) {
                  {";color=3", "color"},
                  {";next=256;ctx=256", "continuation"},
                  {";ctx=16000", "ctx="},
-                 {";limit=x", "limit"}};
+                 {";limit=x", "limit"},
+                 {";repeats=2", "needle"}};
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         spawned s = RUN(NULL, "sweep", "-m", model_path, "-q", "--method", "minikv", "--share", ".5", "--task",
                         task_of(task, sizeof task, "kld", specs[i].keys));

@@ -47,6 +47,7 @@ static void presets(void **state) {
         {"knorm", KV_SCORE_KNORM, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .5, 0, KV_F16, 0, 0, 32, 1, 7, .5},
         {"keydiff", KV_SCORE_KEYDIFF, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .5, 0, KV_F16, 0, 0, 32, 1, 7, .5},
         {"expected", KV_SCORE_EXPECTED, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .5, 0, KV_F16, 4, 0, 32, 1, 7, .5},
+        {"kvzip", KV_SCORE_RECON, KV_ALLOC_GLOBAL, KV_BUDGET_KEEP, .3, 0, KV_F16, 4, 0, 32, 1, 7, 0},
     };
     char list[300] = "";
     for (uint32_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -322,7 +323,7 @@ static void random_policies_print_and_parse(void **state) {
     uint32_t accepted = 0;
     for (int round = 0; round < 20000; round++) {
         char text[600], *at = text;
-        at += sprintf(at, "%s", kv_policy_preset_at(pick(15), NULL));
+        at += sprintf(at, "%s", kv_policy_preset_at(pick(16), NULL));
         if (!pick(3)) random_layer_keys(at, ','), at += strlen(at);
         static const char *const allocs[] = {"uniform", "pyramid", "global", "head", "mass"};
         if (!pick(4)) at += sprintf(at, ",alloc=%s", allocs[pick(5)]);
