@@ -28,7 +28,7 @@ typedef struct kv_sweep_point {
     double asked;                 /* share; NAN: it stands at its own */
 } kv_sweep_point;
 
-/* Tells why a method of the default list was left out, or what was changed in one. */
+/* Tells why a method of the default list, or a point that is another one in other words, was left out. */
 typedef void (*kv_sweep_note_fn)(void *user, const char *policy, const char *why);
 
 typedef struct kv_sweep_ask {

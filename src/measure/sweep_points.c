@@ -40,6 +40,20 @@ static kv_status add(list *l, const char *method, const char *policy, double ask
     return KVIST_OK;
 }
 
+/* The point that is this policy in other words, or in the words that a narrow share makes of both; NULL: none. */
+static const kv_sweep_point *same_point(const list *l, const char *policy) {
+    kv_policy p;
+    char want[KV_SWEEP_POLICY], have[KV_SWEEP_POLICY];
+    if (kv_policy_parse(policy, &p, NULL) != KVIST_OK) return NULL;
+    kv_policy_print(&p, want, sizeof want);
+    for (uint32_t i = 0; i < l->n; i++) {
+        if (kv_policy_parse(l->v[i].policy, &p, NULL) != KVIST_OK) continue;
+        kv_policy_print(&p, have, sizeof have);
+        if (!strcmp(want, have)) return &l->v[i];
+    }
+    return NULL;
+}
+
 /* Whether a key stands in the part of a policy text that holds for all layers. */
 static bool has_key(const char *text, const char *key) {
     size_t len = strcspn(text, ";"), n = strlen(key);
@@ -121,7 +135,14 @@ static kv_status expand(const kv_sweep_ask *ask, list *l, double *shares, kv_err
     for (uint32_t s = 0; s < ask->n_shares; s++)
         for (uint32_t i = 0; i < n_sharing; i++) {
             KV_TRY(with_share(sharing[i], shares[s], text, sizeof text, err));
-            KV_TRY(add(l, sharing[i], text, shares[s], err));
+            const kv_sweep_point *same = same_point(l, text);
+            char why[KV_SWEEP_POLICY + 8];
+            if (!same) {
+                KV_TRY(add(l, sharing[i], text, shares[s], err));
+            } else if (ask->note) {
+                snprintf(why, sizeof why, "it is %s", same->policy);
+                ask->note(ask->note_user, text, why);
+            }
         }
     return KVIST_OK;
 }

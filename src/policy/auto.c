@@ -4,10 +4,11 @@
  * parsed. Each row is a policy in the contract's own words, to which the share is added as its budget, so that reports
  * show what is in force. Invariant: rows fall in share and the last is for any.
  *
- * Quantize first, evict last: the richest format that holds every token, and below the smallest one worth holding
- * (2.29 bits) eviction by squared votes, pages chosen by price over all layers and heads with a floor of half the mean.
- * Shares of the formats' pages: q4 28.6 %, q3 22.2 %, q2 16.7 %, q2s 14.3 %; sinks, recent tokens and what fills no
- * page come on top, so a short prompt evicts a little even above these shares, and is told so.
+ * Where every token fits, the richest format that holds them all. Below, the tokens go first that the model does not look
+ * up when it says the prompt again (`recon`), pages chosen by price over all layers and heads with a floor of half the
+ * mean: half of the tokens cost less than a bit of the rest, so four bits are kept down to 11 %, three to 5.5 %
+ * (docs/fidelity.md). Shares of the formats' pages: q8 57 %, q4 28.6 %; sinks, recent tokens and what fills no page come
+ * on top. Where tokens go the f16 tail is short: 64 recent ones would be the largest part of a small share.
  */
 #include "policy/presets.h"
 
@@ -17,10 +18,12 @@ typedef struct auto_row {
 } auto_row;
 
 static const auto_row rows[] = {
-    {.29, "full,score=vote2,format=q4,alloc=global"},
-    {.22, "full,score=vote2,format=q3,alloc=global"},
-    {.17, "full,score=vote2,format=q2,alloc=global"},
-    {0, "full,score=vote2,format=q2s,alloc=global"},
+    {.6, "full,score=recon,format=q8,alloc=global"},
+    {.29, "full,score=recon,format=q4,alloc=global"},
+    {.11, "full,score=recon,format=q4,recent=16,alloc=global"},
+    {.055, "full,score=recon,format=q3,recent=16,alloc=global"},
+    {.03, "full,score=recon,format=q2,recent=16,alloc=global"},
+    {0, "full,score=recon,format=q2s,recent=16,alloc=global"},
 };
 
 const char *kv_auto_text(double share) {

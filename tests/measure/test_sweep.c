@@ -75,6 +75,24 @@ static void points_as_written(void **state) {
     kv_free(p);
 }
 
+/* Below a narrow share two methods may be one policy, and one of other words always is. */
+static void one_policy_once(void **state) {
+    static const char *const methods[] = {"full,score=vote2,alloc=global,format=q2s",
+                                          "full,score=vote2,alloc=global,format=q2s,recent=32",
+                                          "full,format=q2s,alloc=global,score=vote2"};
+    static const double shares[] = {.14, .04};
+    kv_sweep_point *p;
+    uint32_t n;
+    kv_error err;
+    if (expand(methods, 3, shares, 2, &p, &n, &err)) fail_msg("%s", err.message);
+    assert_int_equal(n, 4); /* full; two at 14 %; one at 4 % */
+    assert_string_equal(p[2].policy, "full,score=vote2,alloc=global,format=q2s,recent=32,share=0.14");
+    assert_string_equal(p[3].policy, "full,score=vote2,alloc=global,format=q2s,share=0.04,recent=32");
+    assert_non_null(strstr(noted, "full,score=vote2,alloc=global,format=q2s,recent=32,share=0.04|"));
+    assert_non_null(strstr(noted, "full,format=q2s,alloc=global,score=vote2,share=0.14|"));
+    kv_free(p);
+}
+
 /* Every preset is there: at each share, or by itself when it evicts nothing; else a note names it. */
 static void default_points(void **state) {
     (void)state;
@@ -450,7 +468,7 @@ static void refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(points_as_written),    cmocka_unit_test(default_points),
+        cmocka_unit_test(points_as_written),    cmocka_unit_test(default_points), cmocka_unit_test(one_policy_once),
         cmocka_unit_test(wrong_points),         cmocka_unit_test(groups_fit),
         cmocka_unit_test(weights_of_resamples), cmocka_unit_test(intervals_in_closed_form),
         cmocka_unit_test(ratios_of_each_kind),  cmocka_unit_test(verdicts),
