@@ -168,7 +168,7 @@ check-includes check-style:
 # ---------------------------------------------------------------- demo, bench
 DOC := examples/kestrel-sound
 DEMO_CTX := 8192
-DEMO_KV := --kv full --kv minikv --kv kvcompress --kv full,format=q2s --kv full,format=q4
+DEMO_KV := --kv full --kv minikv --kv kvcompress --kv auto --kv auto,share=0.07 --kv full,format=q2s --kv full,format=q4
 demo: $(BIN)
 	@model=$$(scripts/fetch-model) && \
 	$(BIN) compare -m "$$model" -f $(DOC).txt --questions $(DOC).questions.tsv $(DEMO_KV) -c $(DEMO_CTX) $(DEMO_FLAGS)
