@@ -76,6 +76,8 @@ typedef struct bench {
     bool json, csv, suite, kept; /* kept: every cell's sessions stay alive */
     kv_shape shape;
     kv_machine machine; /* medians over all samples; threads 0: not probed */
+    kv_machine now;     /* the last measured */
+    uint64_t now_ns;    /* when */
     int32_t *tokens;
     size_t n_tokens;
     bench_peer peers[PEER_MAX];

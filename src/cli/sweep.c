@@ -295,7 +295,7 @@ static const cli_opt opts[] = {
      "fractions of the f16 cache's true bytes (" DEFAULT_SHARES ")"},
     {"--task", "NAME=FILE", CLI_LIST, offsetof(cli_options, sweep.tasks), 0, 0,
      "what is measured: kld=TEXT, longeval=JSONL, repeat=TEXT, ...;\nkeys behind it: ';limit=N;ctx=N;only=A,B;"
-     "questions=N;next=N;label=L'; needle: lengths=N;depths=N;repeats=N"},
+     "questions=N;next=N;label=L';\nneedle: lengths=N;depths=N;repeats=N too"},
     {"--limit", "N", CLI_U32, offsetof(cli_options, sweep.limit), 1, 1e6,
      "samples a task: a seeded subset, stratified (all; kld: 8 chunks)"},
     {"-s,--seed", "N", CLI_I64, offsetof(cli_options, seed), 0, 9e15, "of the subset and the intervals (1)"},

@@ -4,9 +4,10 @@
  * last row is through, so that one layer's f16 K/V exists at a time. The rows belong to the job; what is kept of them
  * belongs to its targets, one a session: a layer's attention sees the layer's whole f16 run whatever a policy will keep
  * of it, so sessions that hold nothing yet and read the same tokens share one pass over the rows. A sync is a job of
- * one target. Where a score asks for it the rows are read once more in each layer, behind themselves (the echo), in pieces
- * that see all rows and themselves; nothing of an echo outlives its layer's sums. Owns its scratch and charges it to the pool. The order of work inside is a function of the rows alone;
- * neither how it is cut into micro-steps nor which targets stand beside a target changes a bit of it.
+ * one target. Where a score asks for it the rows are read once more in each layer, behind themselves (the echo), in
+ * pieces that see all rows and themselves; nothing of an echo outlives its layer's sums. Owns its scratch and charges it
+ * to the pool. The order of work inside is a function of the rows alone; neither how it is cut into micro-steps nor which
+ * targets stand beside a target changes a bit of it.
  */
 #ifndef KV_ENGINE_JOB_H
 #define KV_ENGINE_JOB_H

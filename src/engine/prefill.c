@@ -53,7 +53,6 @@ static uint32_t first_owed(const kv_job *j) {
     return j->last ? first_logits(j) - j->start : j->n_rows;
 }
 
-
 /* Where a row's keys and values lie, and its position behind the sync's start: pieces of an echo all come right behind
  * the rows. */
 static uint32_t place_of(const kv_job *j, uint32_t row) {
