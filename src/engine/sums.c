@@ -111,7 +111,7 @@ void kv_job_count_scored(kv_job *j, uint32_t end, double seconds) {
 void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c, bool echo) {
     for (uint32_t i = 0; i < j->n_passes; i++) {
         const kv_job_pass *p = &j->passes[i];
-        uint32_t end = c->row0 + c->n_rows, mass_from = echo ? UINT32_MAX : j->n_rows - p->mass_rows;
+        uint32_t end = c->row0 + c->n_rows, mass_from = j->n_rows - p->mass_rows;
         if (echo ? !p->need.echo : end <= first_of(j, p)) continue;
         kv_attn_colsum cs = {.c = *c,
                              .row_from = votes_from(j, &p->need),
@@ -124,6 +124,6 @@ void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c, bool echo) {
                              .sink_mass = echo ? NULL : p->sink_mass};
         uint64_t t0 = kv_os_now_ns();
         j->e->m->be->ops->attn_colsum(j->e->f.ex, &j->e->m->attn, &cs);
-        count_seconds(j, i, end > mass_from, (double)(kv_os_now_ns() - t0) * 1e-9);
+        count_seconds(j, i, !echo && end > mass_from, (double)(kv_os_now_ns() - t0) * 1e-9);
     }
 }

@@ -8,15 +8,17 @@
 
 #include <math.h>
 
-enum { N = 600, PIECE = 512, LAYERS = 2, NQ = 4, NKV = 2, G = NQ / NKV, SINK = 4, RECENT = 16 };
+enum { N = 600, PIECE = 512, LAYERS = 2, NQ = 4, NKV = 2, G = NQ / NKV, SINK = 4, RECENT = 16, WINDOW = 32 };
 
 typedef struct echo {
-    uint32_t stride;
+    uint32_t stride, piece;
+    double mass[LAYERS][NQ][N]; /* of the prompt's last 32 rows */
     double score[LAYERS][NKV][N]; /* sum over the group and the echo's rows of p^2 */
 } echo;
 
 static void watch(void *user, uint32_t layer, uint32_t row, uint32_t head, const double *p) {
     echo *e = user;
+    for (uint32_t t = 0; !e->piece && row < N && row >= N - WINDOW && t <= row; t++) e->mass[layer][head][t] += p[t];
     if (row < N || (row - N) % e->stride) return;
     for (uint32_t t = 0; t < N; t++) e->score[layer][head / G][t] += p[t] * p[t];
 }
@@ -41,6 +43,7 @@ static void read_pieces(const char *path, const int32_t *ids, echo *e) {
         memcpy(both + N, ids + from, n * sizeof *ids);
         assert_true(naive_forward_probed(path, both, N + n, &logits, watch, e) > 0);
         free(logits);
+        e->piece++;
     }
 }
 
@@ -58,13 +61,29 @@ static double best_sum(const double *x, uint32_t count) {
     return sum;
 }
 
-static void check_head(const kvist_session *s, const echo *e, uint32_t l, uint32_t h) {
+/* Least over the group: what the kept tokens hold of the window's attention, without sinks and recent ones. */
+static double retained(const echo *e, uint32_t l, uint32_t h, const bool *kept) {
+    double least = 1;
+    for (uint32_t q = h * G; q < (h + 1) * G; q++) {
+        double held = 0, all = 0;
+        for (uint32_t t = SINK; t < N - RECENT; t++) {
+            all += e->mass[l][q][t];
+            if (kept[t]) held += e->mass[l][q][t];
+        }
+        least = fmin(least, held / all);
+    }
+    return least;
+}
+
+static void check_head(const kvist_session *s, const echo *e, uint32_t l, uint32_t h, double mass) {
+    bool is_kept[N] = {false};
     uint32_t pos[N], count = 0;
     float prices[N];
     size_t n = kvist_session_kept(s, l, h, pos, prices, NULL, N);
     double kept = 0, priced = 0;
     assert_int_equal(n, N * 3 / 10);
     for (size_t i = 0; i < n; i++) {
+        is_kept[pos[i]] = true;
         if (isinf(prices[i])) continue;
         kept += e->score[l][h][pos[i]];
         priced += (double)prices[i];
@@ -74,6 +93,8 @@ static void check_head(const kvist_session *s, const echo *e, uint32_t l, uint32
     double want = best_sum(e->score[l][h], count);
     if (!(kept > .999 * want)) fail_msg("layer %u head %u: keeps %.6f of %.6f", l, h, kept, want);
     if (!(fabs(priced - kept) < 5e-3 * kept)) fail_msg("layer %u head %u: priced %.6f, is %.6f", l, h, priced, kept);
+    want = retained(e, l, h, is_kept);
+    if (!(fabs(mass - want) < 3e-3)) fail_msg("layer %u head %u: mass %.5f, is %.5f", l, h, mass, want);
 }
 
 static void check(const char *policy, uint32_t stride) {
@@ -91,8 +112,9 @@ static void check(const char *policy, uint32_t stride) {
     kvist_session *s = fixture_session(eng, policy); /* the context is full: the echo's positions lie behind it */
     assert_int_equal(kvist_session_track(s, true, &err), KVIST_OK);
     must_sync(s, ids, N);
-    for (uint32_t l = 0; l < LAYERS; l++)
-        for (uint32_t h = 0; h < NKV; h++) check_head(s, &e, l, h);
+    kvist_stream_report streams[LAYERS * NKV];
+    assert_int_equal(kvist_session_streams(s, streams, LAYERS * NKV), LAYERS * NKV);
+    for (uint32_t i = 0; i < LAYERS * NKV; i++) check_head(s, &e, i / NKV, i % NKV, (double)streams[i].mass);
     kvist_session_close(&s);
     kvist_engine_close(&eng);
     fixture_close(&fx);
@@ -109,13 +131,13 @@ static void leaves_no_trace(void **state) {
     fixture_open(&fx, &g);
     fixture_ids(ids, N, 9);
     kvist_engine *e = fixture_engine(&fx, (kvist_engine_params){.threads = 1});
-    kvist_session *full = fixture_session(e, "full"), *s = fixture_session(e, "full,score=recon,keep=0.5");
+    kvist_session *full = fixture_session(e, "full"), *s = fixture_session(e, "full,score=recon,stride=512,keep=0.5");
     must_sync(full, ids, N);
     must_sync(s, ids, N);
     assert_int_equal(logits_hash(&fx, full), logits_hash(&fx, s));
     kvist_report r;
     kvist_session_report(s, &r);
-    assert_true(r.score_seconds > 0 && r.prefill_tokens == N);
+    assert_true(r.score_seconds > 0 && r.score_seconds < r.prefill_seconds && r.prefill_tokens == N);
     kvist_session_close(&s);
     kvist_session_close(&full);
     kvist_engine_close(&e);
