@@ -206,6 +206,7 @@ static int run_bench(const cli_options *o) {
     b->json = o->json || (o->output && !strcmp(o->output, "json"));
     b->threads = o->threads ? o->threads : kv_os_processors();
     rc = measure(b);
+    for (uint32_t i = 0; i < b->n_peers; i++) kv_peer_plan_clear(&b->peers[i]);
     kv_free(b->tokens);
     kv_cli_close(&b->e);
     kv_free(b);

@@ -43,9 +43,7 @@ typedef struct bench_peer_cell {
     bench_series s; /* tokens/s, or seconds (load) */
     bool dropped, absent, failed, slow; /* slow: ended at the limit */
     uint32_t failures;
-    double seconds; /* of the last call */
-    const char *how;
-    char why[512];
+    peer_result last;
 } bench_peer_cell;
 
 /* What a cell is compared with: peers' f16 caches, their quantized ones, the best of both. */

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/os.h"
 #include "cli/args.h"
 
 enum { MAX_ARGV = 48 };
@@ -49,6 +50,17 @@ static bool has_sibling(const bench_peer *p, const char *name) {
     char path[PEER_PATH + 32];
     sibling(p, name, path, sizeof path);
     return access(path, X_OK) == 0;
+}
+
+/* Whether that program's --help has the word. */
+static bool sibling_says(const bench_peer *p, const char *name, const char *word) {
+    char path[PEER_PATH + 32];
+    sibling(p, name, path, sizeof path);
+    peer_output o;
+    kv_peer_spawn((const char *[]){path, "--help", NULL}, 60, &o);
+    bool says = o.out && strstr(o.out, word);
+    kv_peer_output_free(&o);
+    return says;
 }
 
 /* ---------------------------------------------------------------- what it is */
@@ -96,6 +108,7 @@ int kv_peer_open(const char *text, bench_peer *p, char *why, size_t cap) {
                  o.status ? "its --help fails: " : "its --help names neither", o.status ? o.last : "");
     kv_peer_output_free(&o);
     p->batched = has_sibling(p, "llama-batched-bench");
+    p->copies_prompt = p->batched && sibling_says(p, "llama-batched-bench", "--kv-unified");
     p->sweep = has_sibling(p, "llama-sweep-bench");
     return ok ? KV_CLI_OK : KV_CLI_FAILED;
 }
@@ -121,7 +134,9 @@ static void bench_command(command *c, const bench_peer *p, const peer_work *w, c
     add_option(c, "-r", reps);
 }
 
-static peer_outcome failed(const peer_output *o, const char *what, const peer_work *w, char *why, size_t cap) {
+static peer_outcome failed(const peer_output *o, const char *what, const peer_work *w, peer_result *r) {
+    char *why = r->why;
+    size_t cap = sizeof r->why;
     int n = snprintf(why, cap, "%s (%u at %u, x%u, cache %s): ", what, w->n, w->depth, w->batch, w->cache);
     if (n < 0 || (size_t)n >= cap) return PEER_FAILED;
     if (o->stopped) {
@@ -138,7 +153,7 @@ static peer_outcome failed(const peer_output *o, const char *what, const peer_wo
 
 /* Time of n tokens after the depth: llama.cpp says it (-d); ik_llama.cpp by two prompts, one longer by n. */
 static peer_outcome run_prompt(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
-                               double *value, const char **how, char *why, size_t cap) {
+                               peer_result *r) {
     command c = {.n = 0};
     double tps, s, longer;
     bool two = w->depth && !p->has_depth;
@@ -147,7 +162,7 @@ static peer_outcome run_prompt(const bench_peer *p, const peer_work *w, const ch
     add_numbers(&c, "-p", two ? "%u,%u" : "%u", two ? w->depth : w->n, w->depth + w->n);
     add_option(&c, "-n", "0");
     if (w->depth && !two) add_numbers(&c, "-d", "%u", w->depth, 0);
-    *how = two ? "llama-bench, two prompts, difference" : "llama-bench";
+    r->how = two ? "llama-bench, two prompts, difference" : "llama-bench";
     peer_output o;
     kv_peer_spawn(c.argv, p->limit_s, &o);
     bool ok = o.status == 0;
@@ -157,34 +172,78 @@ static peer_outcome run_prompt(const bench_peer *p, const peer_work *w, const ch
         if (ok) tps = w->n / (longer - s);
     } else if (ok)
         ok = kv_peer_bench_row(o.out, w->n, 0, p->has_depth ? (int64_t)w->depth : -1, &tps, &s);
-    peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, why, cap);
-    if (ok) *value = tps;
+    peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, r);
+    if (ok) r->value = tps;
     kv_peer_output_free(&o);
     return result;
 }
 
-/* One micro-batch of n at the depth, measured while a context is filled. */
-static peer_outcome run_sweep(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
-                              double *value, const char **how, char *why, size_t cap) {
+/* ---------------------------------------------------------------- one context, many depths */
+
+static uint32_t gcd(uint32_t a, uint32_t b) { return b ? gcd(b, a % b) : a; }
+
+/* The sweep a piece of work can be read from; NULL: none is planned. */
+static peer_sweep *sweep_of(bench_peer *p, const peer_work *w) {
+    uint32_t step = w->kind == PEER_PROMPT ? w->n : PEER_SWEEP_STEP;
+    for (uint32_t i = 0; i < p->n_sweeps; i++) {
+        peer_sweep *s = &p->sweeps[i];
+        if (strcmp(s->cache, w->cache) || s->step != step || w->depth > s->deepest) continue;
+        if (w->depth % (step * s->every) == 0 && (w->kind == PEER_PROMPT || w->n == s->n_gen)) return s;
+    }
+    return NULL;
+}
+
+/* Work of one sequence at a depth, by a program that has to read that depth anew for each: what differs in the number
+ * of tokens generated goes by llama-bench. */
+void kv_peer_plan(bench_peer *p, const peer_work *w) {
+    bool decode = w->kind == PEER_DECODE;
+    uint32_t step = decode ? PEER_SWEEP_STEP : w->n, i = 0;
+    if (p->has_depth || !p->sweep || !w->depth || (!decode && w->kind != PEER_PROMPT) || w->depth % step) return;
+    while (i < p->n_sweeps && (strcmp(p->sweeps[i].cache, w->cache) || p->sweeps[i].step != step ||
+                               (decode && p->sweeps[i].n_gen && p->sweeps[i].n_gen != w->n)))
+        i++;
+    if (i == PEER_SWEEPS) return;
+    peer_sweep *s = &p->sweeps[i];
+    if (i == p->n_sweeps) {
+        p->n_sweeps++;
+        *s = (peer_sweep){.cache = w->cache, .step = step};
+    }
+    s->every = gcd(s->every, w->depth / step);
+    if (w->depth > s->deepest) s->deepest = w->depth;
+    if (decode) s->n_gen = w->n;
+}
+
+void kv_peer_plan_clear(bench_peer *p) {
+    for (uint32_t i = 0; i < p->n_sweeps; i++) kv_peer_output_free(&p->sweeps[i].o);
+    p->n_sweeps = 0;
+}
+
+/* Fills a context once and measures a micro-batch and a generation at every depth that is planned. */
+static void fill(peer_sweep *s, const bench_peer *p, const peer_work *w, const char *model, uint32_t threads) {
     command c = {.n = 0};
     sibling(p, "llama-sweep-bench", c.path, sizeof c.path);
     add(&c, c.path);
     common(&c, w, model, threads);
-    add_numbers(&c, "-c", "%u", w->depth + w->n, 0);
-    add_numbers(&c, "-ub", "%u", w->n, 0);
-    add_option(&c, "-n", "1");
-    add_numbers(&c, "--sweep-stride", "%u", w->depth / w->n, 0);
-    *how = "llama-sweep-bench";
-    peer_output o;
-    kv_peer_spawn(c.argv, p->limit_s, &o);
-    bool ok = o.status == 0 && kv_peer_sweep_row(o.out, w->n, w->depth, value);
-    peer_outcome result = ok ? PEER_OK : failed(&o, c.path, w, why, cap);
-    kv_peer_output_free(&o);
-    return result;
+    add_numbers(&c, "-c", "%u", s->deepest + s->step, 0);
+    add_numbers(&c, "-ub", "%u", s->step, 0);
+    add_numbers(&c, "-n", "%u", s->n_gen ? s->n_gen : 1, 0);
+    add_numbers(&c, "--sweep-stride", "%u", s->every, 0);
+    kv_peer_spawn(c.argv, p->limit_s, &s->o);
+    s->ran = true;
+}
+
+static peer_outcome run_sweep(peer_sweep *s, const bench_peer *p, const peer_work *w, const char *model,
+                              uint32_t threads, peer_result *r) {
+    r->how = "llama-sweep-bench";
+    if (!s->ran) fill(s, p, w, model, threads);
+    r->seconds = s->o.seconds;
+    bool ok = s->o.status == 0 &&
+              kv_peer_sweep_row(s->o.out, s->step, w->depth, w->kind == PEER_DECODE ? w->n : 0, &r->value);
+    return ok ? PEER_OK : failed(&s->o, r->how, w, r);
 }
 
 static peer_outcome run_decode(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
-                               double *value, const char **how, char *why, size_t cap) {
+                               peer_result *r) {
     command c = {.n = 0};
     double s;
     bool gp = w->depth && !p->has_depth;
@@ -197,22 +256,24 @@ static peer_outcome run_decode(const bench_peer *p, const peer_work *w, const ch
         add_numbers(&c, "-n", "%u", w->n, 0);
         if (w->depth) add_numbers(&c, "-d", "%u", w->depth, 0);
     }
-    *how = "llama-bench";
+    r->how = "llama-bench";
     peer_output o;
     kv_peer_spawn(c.argv, p->limit_s, &o);
     bool ok = o.status == 0 &&
-              kv_peer_bench_row(o.out, gp ? w->depth : 0, w->n, p->has_depth ? (int64_t)w->depth : -1, value, &s);
-    peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, why, cap);
+              kv_peer_bench_row(o.out, gp ? w->depth : 0, w->n, p->has_depth ? (int64_t)w->depth : -1, &r->value, &s);
+    peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, r);
     kv_peer_output_free(&o);
     return result;
 }
 
-/* The context is for all sequences, and llama.cpp rounds each one's part to 256. */
+/* The context is for all sequences, and llama.cpp rounds each one's part to 256. Where each sequence's cache is its own
+ * memory (the programs that can also unify them), one prompt is read and copied to all of them (-pps): what decoding
+ * reads is the same, the time before it is a 32nd. A unified cache would let sequences share what they read. */
 static peer_outcome run_batch(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
-                              double *value, const char **how, char *why, size_t cap) {
+                              peer_result *r) {
     command c = {.n = 0};
     uint32_t depth = w->depth ? w->depth : 1; /* an empty prompt is none of its cases */
-    *how = "llama-batched-bench";
+    r->how = "llama-batched-bench";
     if (!p->batched) return PEER_ABSENT;
     sibling(p, "llama-batched-bench", c.path, sizeof c.path);
     add(&c, c.path);
@@ -221,17 +282,18 @@ static peer_outcome run_batch(const bench_peer *p, const peer_work *w, const cha
     add_numbers(&c, "-ntg", "%u", w->n, 0);
     add_numbers(&c, "-npl", "%u", w->batch, 0);
     add_numbers(&c, "-c", "%u", w->batch * ((depth + w->n + 255) / 256 * 256), 0);
+    if (p->copies_prompt) add(&c, "-pps");
     peer_output o;
     kv_peer_spawn(c.argv, p->limit_s, &o);
-    bool ok = o.status == 0 && kv_peer_batched_row(o.out, depth, w->n, w->batch, value);
-    peer_outcome result = ok ? PEER_OK : failed(&o, c.path, w, why, cap);
+    bool ok = o.status == 0 && kv_peer_batched_row(o.out, depth, w->n, w->batch, &r->value);
+    peer_outcome result = ok ? PEER_OK : failed(&o, c.path, w, r);
     kv_peer_output_free(&o);
     return result;
 }
 
 /* From start to exit of a process that loads the model and reads one token. */
 static peer_outcome run_load(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads,
-                             double *value, const char **how, char *why, size_t cap) {
+                             peer_result *r) {
     command c = {.n = 0};
     bench_command(&c, p, w, model, threads, "1");
     add_option(&c, "-p", "1");
@@ -240,29 +302,35 @@ static peer_outcome run_load(const bench_peer *p, const peer_work *w, const char
         add(&c, "--no-warmup");
     else
         add_option(&c, "-w", "0");
-    *how = "llama-bench, prompt of 1, start to exit";
+    r->how = "llama-bench, prompt of 1, start to exit";
     peer_output o;
     kv_peer_spawn_warm(c.argv, p->limit_s, &o);
     bool ok = o.status == 0;
-    peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, why, cap);
-    if (ok) *value = o.seconds;
+    peer_outcome result = ok ? PEER_OK : failed(&o, p->path, w, r);
+    if (ok) r->value = o.seconds;
     kv_peer_output_free(&o);
     return result;
 }
 
-peer_outcome kv_peer_run(const bench_peer *p, const peer_work *w, const char *model, uint32_t threads, double *value,
-                         const char **how, char *why, size_t cap) {
+peer_outcome kv_peer_run(bench_peer *p, const peer_work *w, const char *model, uint32_t threads, peer_result *r) {
+    uint64_t t0 = kv_os_now_ns();
+    peer_sweep *s = sweep_of(p, w);
+    peer_outcome outcome = PEER_FAILED;
+    if (s) return run_sweep(s, p, w, model, threads, r);
     switch (w->kind) {
     case PEER_PROMPT:
-        if (w->depth && !p->has_depth && p->sweep && w->depth % w->n == 0)
-            return run_sweep(p, w, model, threads, value, how, why, cap);
-        return run_prompt(p, w, model, threads, value, how, why, cap);
+        outcome = run_prompt(p, w, model, threads, r);
+        break;
     case PEER_DECODE:
-        return run_decode(p, w, model, threads, value, how, why, cap);
+        outcome = run_decode(p, w, model, threads, r);
+        break;
     case PEER_BATCH:
-        return run_batch(p, w, model, threads, value, how, why, cap);
+        outcome = run_batch(p, w, model, threads, r);
+        break;
     case PEER_LOAD:
-        return run_load(p, w, model, threads, value, how, why, cap);
+        outcome = run_load(p, w, model, threads, r);
+        break;
     }
-    return PEER_FAILED;
+    r->seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
+    return outcome;
 }

@@ -249,14 +249,15 @@ static void json_peers(const bench *b, json_t *o, const bench_row *r) {
         kv_bench_range(&p->s, &min, &max);
         json_object_set_new(one, "name", json_string(b->peers[p->peer].name));
         json_object_set_new(one, "cache", json_string(p->w.cache));
-        json_object_set_new(one, "how", json_string(p->how ? p->how : ""));
+        json_object_set_new(one, "how", json_string(p->last.how ? p->last.how : ""));
         kv_out_json_real(one, p->w.kind == PEER_LOAD ? "seconds" : "tps", kv_bench_median(&p->s));
         kv_out_json_real(one, "min", min);
         kv_out_json_real(one, "max", max);
         json_object_set_new(one, "reps", json_integer(p->s.n));
         kv_out_json_real(one, "ratio", kv_bench_ratio(b, r, p));
-        if (p->absent || p->why[0])
-            kv_out_json_text(one, "note", p->absent ? "absent" : p->why, strlen(p->absent ? "absent" : p->why));
+        if (p->absent || p->last.why[0])
+            kv_out_json_text(one, "note", p->absent ? "absent" : p->last.why,
+                             strlen(p->absent ? "absent" : p->last.why));
         json_array_append_new(list, one);
     }
     json_object_set_new(o, "peers", list);

@@ -276,7 +276,7 @@ static void say_cell(const bench *b, const bench_cell *c, uint32_t round) {
 
 static void say_peer(const bench *b, const bench_peer_cell *p) {
     if (!says(b) || !p->s.n) return;
-    fprintf(stderr, "kvist:     %s, %s, %s: %.4g %s\n", b->peers[p->peer].name, p->how, p->w.cache, p->s.v[p->s.n - 1],
+    fprintf(stderr, "kvist:     %s, %s, %s: %.4g %s\n", b->peers[p->peer].name, p->last.how, p->w.cache, p->s.v[p->s.n - 1],
             p->w.kind == PEER_LOAD ? "s" : "tokens/s");
 }
 
@@ -330,34 +330,32 @@ static bool beaten_already(const bench *b, const bench_peer_cell *p) {
 }
 
 static bool sample_peer(bench *b, bench_peer_cell *p) {
-    double v = 0;
-    const bench_peer *q = &b->peers[p->peer];
+    bench_peer *q = &b->peers[p->peer];
+    peer_result *last = &p->last;
     if (p->dropped || p->absent || p->failed) return true;
     if (!p->s.n && beaten_already(b, p)) {
         p->dropped = true;
-        snprintf(p->why, sizeof p->why, "not run: below %.0f %% of another's speed at less work", 100 * HOPELESS);
-        if (says(b)) fprintf(stderr, "kvist:     %s, %s: %s\n", q->name, p->w.cache, p->why);
+        snprintf(last->why, sizeof last->why, "not run: below %.0f %% of another's speed at less work", 100 * HOPELESS);
+        if (says(b)) fprintf(stderr, "kvist:     %s, %s: %s\n", q->name, p->w.cache, last->why);
         return true;
     }
     if (p->w.kind == PEER_LOAD) touch_file(b->model);
-    uint64_t t0 = kv_os_now_ns();
-    peer_outcome r = kv_peer_run(q, &p->w, b->model, b->threads, &v, &p->how, p->why, sizeof p->why);
+    peer_outcome r = kv_peer_run(q, &p->w, b->model, b->threads, last);
     if (kv_cli_interrupted()) return false;
-    p->seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
     p->absent = r == PEER_ABSENT;
     p->failures += r == PEER_FAILED;
     p->failed = p->failures == PEER_FAILURES;
     if (r == PEER_OK) {
-        kv_bench_add(&p->s, v);
+        kv_bench_add(&p->s, last->value);
         say_peer(b, p);
     }
     p->slow = r == PEER_SLOW;
     p->dropped |= p->slow;
-    if (p->slow) kv_cli_warn(b->o, "%s: %s (--vs-limit)", q->name, p->why);
-    if (p->absent) kv_cli_warn(b->o, "%s: there is no %s beside it: absent", q->name, p->how);
+    if (p->slow) kv_cli_warn(b->o, "%s: %s (--vs-limit)", q->name, last->why);
+    if (p->absent) kv_cli_warn(b->o, "%s: there is no %s beside it: absent", q->name, last->how);
     if (r == PEER_FAILED) {
         b->failed |= p->failed;
-        fprintf(stderr, "kvist: %s: %s\n", q->name, p->why);
+        fprintf(stderr, "kvist: %s: %s\n", q->name, last->why);
     }
     return true;
 }
@@ -378,7 +376,7 @@ static void drop_hopeless(bench *b) {
             }
     }
     for (uint32_t i = 0; b->o->vs_once && i < b->n_peer_cells; i++)
-        b->peer_cells[i].dropped |= b->peer_cells[i].seconds > b->o->vs_once;
+        b->peer_cells[i].dropped |= b->peer_cells[i].last.seconds > b->o->vs_once;
 }
 
 /* Others' work on the machine, from the load average (which lags by a minute and counts us, `own` threads). */
@@ -388,7 +386,16 @@ static void warn_loaded(const bench *b, double own) {
         kv_cli_warn(b->o, "the machine is busy with something else: load average %.1f", load);
 }
 
+static void plan_peers(bench *b) {
+    for (uint32_t p = 0; p < b->n_peers; p++) kv_peer_plan_clear(&b->peers[p]);
+    for (uint32_t i = 0; i < b->n_peer_cells; i++) {
+        const bench_peer_cell *c = &b->peer_cells[i];
+        if (!c->dropped && !c->absent && !c->failed) kv_peer_plan(&b->peers[c->peer], &c->w);
+    }
+}
+
 static bool one_round(bench *b, kv_bench *kb, cli_progress *progress, uint32_t round) {
+    plan_peers(b);
     for (uint32_t i = 0; i < b->n_cells; i++) {
         if (!sample_cell(b, kb, &b->cells[i])) return false;
         say_cell(b, &b->cells[i], round);

@@ -215,6 +215,6 @@ bool kv_peer_batched_row(const char *text, uint32_t pp, uint32_t tg, uint32_t pl
 }
 
 /* | PP | TG | N_KV | T_PP s | S_PP t/s | T_TG s | S_TG t/s | */
-bool kv_peer_sweep_row(const char *text, uint32_t pp, uint32_t n_kv, double *tps) {
-    return table_row(text, (const uint32_t[]){0, 2}, (const uint32_t[]){pp, n_kv}, 2, 7, 4, tps);
+bool kv_peer_sweep_row(const char *text, uint32_t pp, uint32_t n_kv, uint32_t tg, double *tps) {
+    return table_row(text, (const uint32_t[]){0, 2, 1}, (const uint32_t[]){pp, n_kv, tg}, tg ? 3 : 2, 7, tg ? 6 : 4, tps);
 }

@@ -81,11 +81,14 @@ static void tables_of_siblings(void **state) {
     assert_float_equal(tps, 64, 1e-9);
     assert_false(kv_peer_batched_row(batched, 2048, 32, 16, &tps));
     assert_false(kv_peer_batched_row(sweep, 512, 1, 8192, &tps)); /* too few columns */
-    assert_true(kv_peer_sweep_row(sweep, 512, 8192, &tps));
+    assert_true(kv_peer_sweep_row(sweep, 512, 8192, 0, &tps));
     assert_float_equal(tps, 320, 1e-9);
-    assert_false(kv_peer_sweep_row(sweep, 256, 8192, &tps));
-    assert_false(kv_peer_sweep_row("", 256, 8192, &tps));
-    assert_false(kv_peer_sweep_row("| 512 | 1 | 8192 | 1 | nan | 1 | 1 |", 512, 8192, &tps));
+    assert_true(kv_peer_sweep_row(sweep, 512, 8192, 1, &tps));
+    assert_float_equal(tps, 25, 1e-9);
+    assert_false(kv_peer_sweep_row(sweep, 512, 8192, 32, &tps));
+    assert_false(kv_peer_sweep_row(sweep, 256, 8192, 0, &tps));
+    assert_false(kv_peer_sweep_row("", 256, 8192, 0, &tps));
+    assert_false(kv_peer_sweep_row("| 512 | 1 | 8192 | 1 | nan | 1 | 1 |", 512, 8192, 0, &tps));
 }
 
 /* ---------------------------------------------------------------- processes */
@@ -229,6 +232,70 @@ static void beside_peers(void **state) {
     assert_null(strstr(c, "q6_0"));
     free(c);
     spawned_free(&s);
+}
+
+/* A program beside the fake one, with its own --help and output; its arguments are written down too. */
+static void write_sibling(const char *name, const char *help, const char *says) {
+    char path[96];
+    in_work_dir(path, sizeof path, name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, "#!/bin/sh\ncase \"$*\" in --help) echo '%s'; exit 0 ;; esac\necho \"${0##*/} $*\" >>%s\n%s\n", help,
+            calls_path, says);
+    fclose(f);
+    assert_int_equal(chmod(path, 0700), 0);
+}
+
+/* One process that fills a context serves prompts and generations of a round at all depths of one cache; a prompt is
+ * copied to all sequences where the program keeps their caches apart. */
+static void siblings(void **state) {
+    (void)state;
+    char slow[128], path[96];
+    write_fake("slow", "1", true, "");
+    write_sibling("llama-sweep-bench", "", "echo '| 512 | 4 | 512 | 1 | 70 | 1 | 30 |'; echo '| 512 | 4 | 1024 | 1 | 60 | 1 | 20 |'");
+    write_sibling("llama-batched-bench", "-kvu, --kv-unified", "echo '| 512 | 4 | 2 | 1 | 1 | 9 | 1 | 44 | 1 | 1 |'");
+    snprintf(slow, sizeof slow, "slow=%s", fake_path);
+    spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "512", "-n", "4", "-d", "512,1024", "-r", "2",
+                    "--kv", "full", "--vs", slow, "--no-probe", "-o", "json", "-q");
+    static const double want[] = {70, 30, 60, 20}; /* prompt, then generation, at each depth */
+    assert_string_equal(s.err, "");
+    for (size_t i = 0; i < 4; i++) {
+        json_t *o = row(s.out, i), *p = json_array_get(json_object_get(o, "peers"), 0);
+        assert_float_equal(num(p, "tps"), want[i], 1e-9);
+        assert_int_equal(num(p, "reps"), 2);
+        json_decref(o);
+    }
+    char *c = calls(); /* one process a round */
+    static const char sweep[] = "llama-sweep-bench -m ", rest[] = " -t 1 -fa 1 -c 1536 -ub 512 -n 4 --sweep-stride 1\n";
+    size_t n = 0;
+    for (char *at = c; *at; at = strchr(at, '\n') + 1, n++) {
+        assert_int_equal(strncmp(at, sweep, sizeof sweep - 1), 0);
+        assert_non_null(strstr(at, rest));
+    }
+    assert_int_equal(n, 2);
+    free(c);
+    spawned_free(&s);
+    s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-d", "512", "-npl", "2", "-r", "1",
+            "--kv", "full", "--vs", slow, "--no-probe", "-o", "json", "-q");
+    json_t *o = row(s.out, 0);
+    assert_float_equal(num(json_array_get(json_object_get(o, "peers"), 0), "tps"), 44, 1e-9);
+    json_decref(o);
+    spawned_free(&s);
+    c = calls();
+    assert_non_null(strstr(c, " -npp 512 -ntg 4 -npl 2 -c 1536 -pps\n"));
+    free(c);
+    write_sibling("llama-batched-bench", "", "echo '| 512 | 4 | 2 | 1 | 1 | 9 | 1 | 44 | 1 | 1 |'");
+    s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-d", "512", "-npl", "2", "-r", "1",
+            "--kv", "full", "--vs", slow, "--no-probe", "-o", "json", "-q");
+    spawned_free(&s);
+    c = calls();
+    assert_non_null(strstr(c, " -npp 512 -ntg 4 -npl 2 -c 1536\n"));
+    free(c);
+    static const char *const names[] = {"llama-sweep-bench", "llama-batched-bench"};
+    for (size_t i = 0; i < 2; i++) {
+        in_work_dir(path, sizeof path, names[i]);
+        unlink(path);
+    }
 }
 
 /* A program that takes long is measured once where that is asked for. */
@@ -429,7 +496,7 @@ static int teardown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(bench_json), cmocka_unit_test(tables_of_siblings),
-                                       cmocka_unit_test(processes),  cmocka_unit_test(beside_peers),
+                                       cmocka_unit_test(processes),  cmocka_unit_test(beside_peers),  cmocka_unit_test(siblings),
                                        cmocka_unit_test(measured_once),
         cmocka_unit_test(over_the_limit), cmocka_unit_test(loading),    cmocka_unit_test(standing_table),
                                        cmocka_unit_test(refusals),   cmocka_unit_test(stages_and_batches),
