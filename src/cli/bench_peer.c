@@ -185,6 +185,7 @@ static uint32_t gcd(uint32_t a, uint32_t b) { return b ? gcd(b, a % b) : a; }
 /* The sweep a piece of work can be read from; NULL: none is planned. */
 static peer_sweep *sweep_of(bench_peer *p, const peer_work *w) {
     uint32_t step = w->kind == PEER_PROMPT ? w->n : PEER_SWEEP_STEP;
+    if (!w->depth) return NULL; /* costs nothing by itself, right beside ours */
     for (uint32_t i = 0; i < p->n_sweeps; i++) {
         peer_sweep *s = &p->sweeps[i];
         if (strcmp(s->cache, w->cache) || s->step != step || w->depth > s->deepest) continue;

@@ -420,6 +420,11 @@ int kv_bench_rounds(bench *b) {
     int rc = open_engine(b);
     if (rc != KV_CLI_OK) return rc;
     if (kv_bench_open(b->e.engine, b->tokens, b->n_tokens, b->kept, &watch, &kb, &err)) return kv_cli_error(&err);
+    for (uint32_t i = 0; i < b->n_cells; i++)
+        if (!b->cells[i].load && kv_bench_plan(kb, &b->cells[i].c, &err)) {
+            kv_bench_close(&kb);
+            return kv_cli_error(&err);
+        }
     kv_cli_interrupt_install();
     bool going = true;
     for (uint32_t round = 0; going && round < b->rounds; round++) {

@@ -13,6 +13,7 @@
 
 enum { MAX_BATCH = 256 }; /* the engine's own limit */
 enum { WARM_ROWS = 64, WARM_STEPS = 2 };
+enum { MAX_FANS = 16 }; /* policies that one reading of a prompt serves: more are read apart */
 /* A prompt is read again until a sample lasts this long, REPEATS times at most: a tenth of a second says little of a
  * shared machine. */
 #define SAMPLE_SECONDS 1.0
@@ -22,7 +23,7 @@ enum { REPEATS = 5 };
 typedef struct group {
     struct group *next;
     char *policy;
-    uint32_t depth, n;
+    uint32_t depth, n, wanted; /* sessions there are; that cells to come will ask for */
     kvist_session *s[MAX_BATCH];
 } group;
 
@@ -88,38 +89,80 @@ static kv_status text_of(kv_bench *b, uint32_t i, size_t n, kv_error *err) {
     return KVIST_OK;
 }
 
-static kv_status fill_session(kv_bench *b, group *g, kv_error *err) {
-    uint32_t i = g->n;
-    KV_TRY(kvist_session_create(b->e, g->policy, &g->s[i], err));
-    g->n++;
-    if (!g->depth) return KVIST_OK;
+/* Groups whose next session is of the same prompt as g's, g first: at most MAX_FANS. */
+static uint32_t same_prompt(const kv_bench *b, group *g, group **fan) {
+    uint32_t n = 0;
+    fan[n++] = g;
+    for (group *o = b->groups; g->depth && o && n < MAX_FANS; o = o->next)
+        if (o != g && o->depth == g->depth && o->n == g->n && o->wanted > o->n) fan[n++] = o;
+    return n;
+}
+
+/* The next session of n groups at one depth: the prompt is read once for all of them. */
+static kv_status fill_sessions(kv_bench *b, group *const *fan, uint32_t n, kv_error *err) {
+    kvist_session *s[MAX_FANS] = {0};
+    uint32_t i = fan[0]->n, depth = fan[0]->depth;
     kv_watch_stage stage = {.watch = b->watch};
-    snprintf(stage.what, sizeof stage.what, "%.40s: filling %u tokens, sequence %u", g->policy, g->depth, i + 1);
-    KV_TRY(text_of(b, i, g->depth, err));
-    kvist_session_on_progress(g->s[i], kv_watch_progress, &stage);
-    kv_status st = kvist_session_sync(g->s[i], b->ids, g->depth, err);
-    kvist_session_on_progress(g->s[i], NULL, NULL);
+    snprintf(stage.what, sizeof stage.what, "%.40s%s: filling %u tokens, sequence %u", fan[0]->policy,
+             n > 1 ? ", ..." : "", depth, i + 1);
+    kv_status st = KVIST_OK;
+    for (uint32_t k = 0; k < n && st == KVIST_OK; k++) st = kvist_session_create(b->e, fan[k]->policy, &s[k], err);
+    if (st == KVIST_OK && depth) st = text_of(b, i, depth, err);
+    if (st == KVIST_OK && depth) {
+        kvist_session_on_progress(s[0], kv_watch_progress, &stage);
+        st = kvist_sync_many(s, n, b->ids, depth, err);
+        kvist_session_on_progress(s[0], NULL, NULL);
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        if (st == KVIST_OK)
+            fan[k]->s[fan[k]->n++] = s[k];
+        else
+            kvist_session_close(&s[k]);
+    }
     return st;
+}
+
+/* A policy that cannot be had is its own cell's failure, not that of cells that would have shared a prompt with it. */
+static kv_status fill_session(kv_bench *b, group *g, kv_error *err) {
+    group *fan[MAX_FANS];
+    uint32_t n = same_prompt(b, g, fan);
+    kv_status st = fill_sessions(b, fan, n, err);
+    if (st == KVIST_OK || st == KVIST_E_CANCELLED || n == 1) return st;
+    for (uint32_t k = 1; k < n; k++) fan[k]->wanted = 0;
+    return fill_sessions(b, &g, 1, err);
+}
+
+static kv_status group_of(kv_bench *b, const char *policy, uint32_t depth, group **out, kv_error *err) {
+    group *g = b->groups;
+    while (g && (g->depth != depth || strcmp(g->policy, policy))) g = g->next;
+    *out = g;
+    if (g) return KVIST_OK;
+    if (!b->keep) drop_groups(b, NULL);
+    g = kv_calloc(1, sizeof *g);
+    if (g) g->policy = kv_strndup(policy, strlen(policy));
+    if (!g || !g->policy) {
+        kv_free(g);
+        KV_FAIL(err, MEMORY, "no memory for sessions");
+    }
+    g->depth = depth;
+    g->next = b->groups;
+    *out = b->groups = g;
+    return KVIST_OK;
+}
+
+kv_status kv_bench_plan(kv_bench *b, const kv_bench_cell *c, kv_error *err) {
+    group *g;
+    if (!b->keep) return KVIST_OK;
+    KV_TRY(group_of(b, c->policy, c->depth, &g, err));
+    uint32_t batch = c->batch ? c->batch : 1;
+    if (batch > g->wanted) g->wanted = batch < MAX_BATCH ? batch : MAX_BATCH;
+    return KVIST_OK;
 }
 
 /* The group of a policy and depth with at least n sessions at the depth. */
 static kv_status group_get(kv_bench *b, const char *policy, uint32_t depth, uint32_t n, group **out, kv_error *err) {
-    group *g = b->groups;
-    while (g && (g->depth != depth || strcmp(g->policy, policy))) g = g->next;
-    if (!g) {
-        if (!b->keep) drop_groups(b, NULL);
-        g = kv_calloc(1, sizeof *g);
-        if (g) g->policy = kv_strndup(policy, strlen(policy));
-        if (!g || !g->policy) {
-            kv_free(g);
-            KV_FAIL(err, MEMORY, "no memory for sessions");
-        }
-        g->depth = depth;
-        g->next = b->groups;
-        b->groups = g;
-    }
-    *out = g;
-    while (g->n < n) KV_TRY(fill_session(b, g, err));
+    KV_TRY(group_of(b, policy, depth, out, err));
+    while ((*out)->n < n) KV_TRY(fill_session(b, *out, err));
     return KVIST_OK;
 }
 

@@ -218,7 +218,7 @@ static void check_oracle(const char *what, const float *y, const float *x, const
 }
 
 static void check_shape(const type_case *tc, uint32_t n, uint32_t k, int precise, uint64_t *seed) {
-    const uint32_t counts[] = {1, 2, 3, 5, 8, 17, 33};
+    const uint32_t counts[] = {1, 2, 3, 5, 7, 8, 12, 17, 33};
     kv_tensor t = random_tensor(tc, n, k, seed);
     const char *name = kv_type_get(t.type)->name;
     float *w = decode(&t), *x = random_x(MAX_ROWS, k, seed), *ref = malloc(sizeof(float) * MAX_ROWS * n),

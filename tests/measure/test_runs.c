@@ -310,20 +310,24 @@ static void stopped(void **state) {
 }
 
 /* Every sample of a cell starts from the same state: the same tokens are seen, the same bytes held, whatever other
- * cells ran in between and whether sessions were kept. */
+ * cells ran in between, whether sessions were kept and whether one reading of a prompt served several policies. */
 static void bench_cells(void **state) {
     (void)state;
     const kv_bench_cell cells[] = {{KV_BENCH_PROMPT, "full,format=q4", 100, 32, 1},
                                    {KV_BENCH_DECODE, "full,format=q4", 100, 8, 1},
                                    {KV_BENCH_DECODE, "full,format=q4", 100, 8, 3},
+                                   {KV_BENCH_DECODE, "minikv,keep=0.5", 100, 8, 2},
                                    {KV_BENCH_DECODE, "full", 0, 5, 2},
                                    {KV_BENCH_PROMPT, "minikv,keep=0.5", 0, 200, 2}};
     enum { N = sizeof cells / sizeof *cells };
-    uint64_t bytes[2][N];
-    for (int keep = 0; keep < 2; keep++) {
+    uint64_t bytes[4][N];
+    for (int keep = 0; keep < 4; keep++) { /* 2: kept, and planned; 3: beside a policy that is none */
         kv_bench *b;
         kvist_error err;
+        const kv_bench_cell bad = {KV_BENCH_DECODE, "nonsense", 100, 1, 1};
         assert_int_equal(kv_bench_open(engine, ids, 7, keep, NULL, &b, &err), 0); /* 7 tokens, repeated */
+        for (int i = 0; keep >= 2 && i < N; i++) assert_int_equal(kv_bench_plan(b, &cells[i], &err), 0);
+        if (keep == 3) assert_int_equal(kv_bench_plan(b, &bad, &err), 0); /* fails by itself, and only there */
         for (int round = 0; round < 2; round++)
             for (int i = 0; i < N; i++) {
                 kv_bench_sample s;
@@ -337,10 +341,14 @@ static void bench_cells(void **state) {
                 else
                     bytes[keep][i] = s.report.bytes_true;
             }
+        kv_bench_sample s;
+        if (keep == 3) assert_int_equal(kv_bench_run(b, &bad, &s, &err), KVIST_E_POLICY);
         kv_bench_close(&b);
         kv_bench_close(&b);
     }
     assert_memory_equal(bytes[0], bytes[1], sizeof bytes[0]);
+    assert_memory_equal(bytes[0], bytes[2], sizeof bytes[0]);
+    assert_memory_equal(bytes[0], bytes[3], sizeof bytes[0]);
 }
 
 static void bench_parts(void **state) {
