@@ -42,6 +42,7 @@ typedef struct kv_layer_policy {
     uint8_t score;  /* enum kv_score_id */
     uint32_t window, pool, stride;
     uint32_t sink, recent;
+    bool recent_page;      /* `recent=N+`: and the older ones in the same f16 page (kv_policy_for_prompt) */
     bool pool_all;         /* pool over all keys (KV-Compress) or over the candidates only (SnapKV) */
     bool group_after_pool; /* sum query heads after pooling (KV-Compress) or before (others) */
 } kv_layer_policy;
@@ -85,7 +86,7 @@ bool kv_policy_by_token(const kv_policy *p);
 /* The newest of n tokens that `local` protects while decoding. */
 uint32_t kv_policy_local(const kv_policy *p, uint32_t n);
 /* The policy of a prompt that ends at n tokens: where single tokens are evicted, local ones wait in the tail, as recent
- * ones do. */
+ * ones do; `recent=N+` is as many as lie in the f16 pages that N take anyway. */
 void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out);
 /* Refuses by name what `when` cannot be combined with. */
 kv_status kv_policy_check_when(const kv_policy *p, kv_error *err) KV_WARN_UNUSED;

@@ -95,7 +95,10 @@ static void put_base(writer *w, const kv_layer_policy *v, kv_layer_policy own) {
     if (v->stride != own.stride) put_number(w, ',', KV_KEY_STRIDE, v->stride);
     if (v->format != own.format) put_format(w, ',', v->format);
     if (v->sink != own.sink) put_number(w, ',', KV_KEY_SINK, v->sink);
-    if (v->recent != own.recent) put_number(w, ',', KV_KEY_RECENT, v->recent);
+    if (v->recent != own.recent || v->recent_page) {
+        put_number(w, ',', KV_KEY_RECENT, v->recent);
+        if (v->recent_page) put(w, "+");
+    }
 }
 
 static void put_overrides(writer *w, const kv_policy *p) {

@@ -38,8 +38,13 @@ uint32_t kv_policy_local(const kv_policy *p, uint32_t n) {
     return local < n ? (uint32_t)local : n;
 }
 
+/* Tokens an f16 page holds where head dims are alike. A tail token lies in slot position % 16 of its page, so the slots
+ * before the first recent token are there whether used or not. */
+enum { TAIL_PAGE = 16 };
+
 void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out) {
     *out = *p;
+    if (p->base.recent_page && n > p->base.recent) out->base.recent += (n - p->base.recent) % TAIL_PAGE;
     if (!kv_policy_by_token(p)) return;
     uint32_t local = kv_policy_local(p, n);
     if (local > out->base.recent) out->base.recent = local;
@@ -69,6 +74,8 @@ kv_status kv_policy_check_when(const kv_policy *p, kv_error *err) {
     bool spread = false;
     if (p->when == KV_WHEN_ALWAYS && p->budget_kind == KV_BUDGET_ALL)
         KV_FAIL(err, POLICY, "policy key 'when': always needs a budget (keep, tokens, rate, share) to evict down to");
+    if (p->base.recent_page)
+        KV_FAIL(err, POLICY, "policy key 'recent': N+ is filled up at the end of a prompt; with when=%s it is not built", when);
     if (p->guard > 0)
         KV_FAIL(err, POLICY, "policy key 'when': a guard holds at the end of a prompt; with %s it is not built", when);
     for (size_t i = 0; i < sizeof allocs / sizeof *allocs; i++) spread |= !strcmp(allocs[i], alloc);

@@ -125,12 +125,12 @@ static void auto_is_ordinary_words(void **state) {
         {"auto,share=0.29", "full,score=recon,format=q4,alloc=global,share=0.29"},
         {"auto,share=0.2899", "full,score=recon,format=q4,recent=16,alloc=global,share=0.2899"},
         {"auto,share=0.11", "full,score=recon,format=q4,recent=16,alloc=global,share=0.11"},
-        {"auto,share=0.109", "full,score=recon,format=q3,recent=16,alloc=global,share=0.109"},
-        {"auto,share=0.055", "full,score=recon,format=q3,recent=16,alloc=global,share=0.055"},
-        {"auto,share=0.0549", "full,score=recon,format=q2,recent=16,alloc=global,share=0.0549"},
-        {"auto,share=0.03", "full,score=recon,format=q2,recent=16,alloc=global,share=0.03"},
-        {"auto,share=0.0299", "full,score=recon,format=q2s,recent=16,alloc=global,share=0.0299"},
-        {"auto,share=0.001", "full,score=recon,format=q2s,recent=16,alloc=global,share=0.001"},
+        {"auto,share=0.109", "full,score=recon,format=q3,recent=4+,alloc=global,share=0.109"},
+        {"auto,share=0.055", "full,score=recon,format=q3,recent=4+,alloc=global,share=0.055"},
+        {"auto,share=0.0549", "full,score=recon,format=q2,recent=4+,alloc=global,share=0.0549"},
+        {"auto,share=0.03", "full,score=recon,format=q2,recent=4+,alloc=global,share=0.03"},
+        {"auto,share=0.0299", "full,score=recon,format=q2s,recent=4+,alloc=global,share=0.0299"},
+        {"auto,share=0.001", "full,score=recon,format=q2s,recent=4+,alloc=global,share=0.001"},
         {"auto,share=0.07,recent=32,floor=0.25", "full,score=recon,format=q3,recent=32,alloc=global,floor=0.25,share=0.07"},
         {"auto,format=q3,score=attn", "full,score=attn,format=q3,recent=16,alloc=global,share=0.14"},
         {"auto;layers=0-1:format=q3", "full,score=recon,format=q4,recent=16,alloc=global,share=0.14;layers=0-1:format=q3"},
@@ -233,6 +233,10 @@ static void refusals(void **state) {
     refuse("minikv,share=2", "'share'", "'2'");
     refuse("minikv,sink=-1", "'sink'", "'-1'");
     refuse("minikv,recent=1.5", "'recent'", "whole");
+    refuse("minikv,recent=+", "'recent'", "");
+    refuse("minikv,recent=4++", "'recent'", "");
+    refuse("full,format=q4,recent=4+", "'recent'", "budget");
+    refuse("snapkv,recent=4+,when=always", "'recent'", "always");
     refuse("minikv,window=0", "'window'", "'0'");
     refuse("minikv,pool=4", "'pool'", "even");
     refuse("minikv,pool=0", "'pool'", "'0'");
@@ -292,7 +296,7 @@ static void refusals(void **state) {
 
 static bool same_layer(const kv_layer_policy *a, const kv_layer_policy *b) {
     return a->format == b->format && a->score == b->score && a->window == b->window && a->pool == b->pool &&
-           a->stride == b->stride && a->sink == b->sink && a->recent == b->recent && a->pool_all == b->pool_all &&
+           a->stride == b->stride && a->sink == b->sink && a->recent == b->recent && a->recent_page == b->recent_page && a->pool_all == b->pool_all &&
            a->group_after_pool == b->group_after_pool;
 }
 
@@ -354,7 +358,7 @@ static void random_policies_print_and_parse(void **state) {
         }
         if (!pick(5)) at += sprintf(at, pick(2) ? ",local=0.0%u" : ",local=%u", pick(300));
         if (!pick(4)) at += sprintf(at, ",sink=%u", pick(40));
-        if (!pick(4)) at += sprintf(at, ",recent=%u", pick(400));
+        if (!pick(4)) at += sprintf(at, ",recent=%u%s", pick(400), pick(3) ? "" : "+");
         if (round % 5 == 0) at += sprintf(at, ",guard=0.%u", (unsigned)round % 97);
         if (!pick(5)) at += sprintf(at, ",when=%s", pick(2) ? "always" : pick(2) ? "pressure" : "prefill");
         if (!pick(6)) at += sprintf(at, ",guard_max=%u.5", 1 + pick(9));
@@ -429,8 +433,29 @@ static void while_decoding(void **state) {
     assert_string_equal(text, "h2o");
 }
 
+/* `recent=N+`: as many as the f16 pages of N hold; never a page more, never fewer than N. Without the sign: N. */
+static void recent_to_its_page(void **state) {
+    (void)state;
+    for (uint32_t n = 1; n < 70; n++)
+        for (uint32_t want = 0; want < 40; want++) {
+            char text[64];
+            snprintf(text, sizeof text, "snapkv,recent=%u", want);
+            kv_policy p = parse(text), at;
+            kv_policy_for_prompt(&p, n, &at);
+            assert_int_equal(at.base.recent, want);
+            snprintf(text, sizeof text, "snapkv,recent=%u+", want);
+            p = parse(text);
+            kv_policy_for_prompt(&p, n, &at);
+            assert_true(at.base.recent >= want);
+            if (n <= want) continue;
+            assert_int_equal((n - at.base.recent) % 16, 0); /* it begins where a page does ... */
+            assert_int_equal((n - at.base.recent) / 16, (n - want) / 16); /* ... the page that N begin in */
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(recent_to_its_page),
         cmocka_unit_test(presets), cmocka_unit_test(every_key), cmocka_unit_test(budgets_scale_local), cmocka_unit_test(auto_is_ordinary_words),
         cmocka_unit_test(layers),  cmocka_unit_test(refusals),  cmocka_unit_test(random_policies_print_and_parse), cmocka_unit_test(while_decoding),
     };
