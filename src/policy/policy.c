@@ -288,8 +288,6 @@ static kv_status check(const kv_policy *p, const kv_preset *preset, uint32_t see
             "nothing is evicted by '%s': a budget needs to know what to keep; add score= (%s) or take a preset that "
             "evicts (streaming, snapkv, h2o, minikv, kvcompress and more)",
             preset->name, kv_score_names(names, sizeof names, false));
-    if (p->base.recent_page && p->budget_kind == KV_BUDGET_ALL)
-        KV_FAIL(err, POLICY, "policy key 'recent': N+ needs a budget; where nothing is evicted all tokens are kept anyway");
     if (p->when == KV_WHEN_PRESSURE && preset->policy.budget_kind == KV_BUDGET_ALL && !(seen & kv_key_bit(KV_KEY_SCORE)))
         KV_FAIL(err, POLICY,
                 "policy key 'when': pressure needs to know what to drop first; add score= to '%s' (attn, vote, vote2, "

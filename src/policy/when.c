@@ -44,7 +44,8 @@ enum { TAIL_PAGE = 16 };
 
 void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out) {
     *out = *p;
-    if (p->base.recent_page && n > p->base.recent) out->base.recent += (n - p->base.recent) % TAIL_PAGE;
+    if (p->base.recent_page && p->budget_kind != KV_BUDGET_ALL && n > p->base.recent)
+        out->base.recent += (n - p->base.recent) % TAIL_PAGE;
     if (!kv_policy_by_token(p)) return;
     uint32_t local = kv_policy_local(p, n);
     if (local > out->base.recent) out->base.recent = local;

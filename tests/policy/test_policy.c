@@ -235,7 +235,6 @@ static void refusals(void **state) {
     refuse("minikv,recent=1.5", "'recent'", "whole");
     refuse("minikv,recent=+", "'recent'", "");
     refuse("minikv,recent=4++", "'recent'", "");
-    refuse("full,format=q4,recent=4+", "'recent'", "budget");
     refuse("snapkv,recent=4+,when=always", "'recent'", "always");
     refuse("minikv,window=0", "'window'", "'0'");
     refuse("minikv,pool=4", "'pool'", "even");
@@ -433,7 +432,8 @@ static void while_decoding(void **state) {
     assert_string_equal(text, "h2o");
 }
 
-/* `recent=N+`: as many as the f16 pages of N hold; never a page more, never fewer than N. Without the sign: N. */
+/* `recent=N+`: as many as the f16 pages of N hold; never a page more, never fewer than N. Without the sign, or where
+ * nothing is evicted and pages lie at fixed places: N. */
 static void recent_to_its_page(void **state) {
     (void)state;
     for (uint32_t n = 1; n < 70; n++)
@@ -441,6 +441,10 @@ static void recent_to_its_page(void **state) {
             char text[64];
             snprintf(text, sizeof text, "snapkv,recent=%u", want);
             kv_policy p = parse(text), at;
+            kv_policy_for_prompt(&p, n, &at);
+            assert_int_equal(at.base.recent, want);
+            snprintf(text, sizeof text, "full,format=q4,recent=%u+", want);
+            p = parse(text);
             kv_policy_for_prompt(&p, n, &at);
             assert_int_equal(at.base.recent, want);
             snprintf(text, sizeof text, "snapkv,recent=%u+", want);
