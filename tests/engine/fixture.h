@@ -110,7 +110,7 @@ static const char *const fixture_policies[] = {
     "knorm",
     "keydiff,format=q4,recent=32",
     "expected",
-    "expected,alloc=head,share=0.2,format=q2s,recent=16",
+    "expected,alloc=head,share=0.2,format=q2s,recent=4+",
     "snapkv,alloc=mass,mass=0.9",
     "full,score=recon,keep=0.4,format=q4",
     "auto,share=0.2",
