@@ -194,12 +194,13 @@ static peer_sweep *sweep_of(bench_peer *p, const peer_work *w) {
     return NULL;
 }
 
-/* Work of one sequence at a depth, by a program that has to read that depth anew for each: what differs in the number
- * of tokens generated goes by llama-bench. */
+/* Only for a program that would have to read a depth anew for each piece of work. Generations of another length than
+ * the cache's first one get a sweep of their own. */
 void kv_peer_plan(bench_peer *p, const peer_work *w) {
     bool decode = w->kind == PEER_DECODE;
     uint32_t step = decode ? PEER_SWEEP_STEP : w->n, i = 0;
     if (p->has_depth || !p->sweep || !w->depth || (!decode && w->kind != PEER_PROMPT) || w->depth % step) return;
+    if (w->n > step) return; /* beyond the last micro-batch there is no room */
     while (i < p->n_sweeps && (strcmp(p->sweeps[i].cache, w->cache) || p->sweeps[i].step != step ||
                                (decode && p->sweeps[i].n_gen && p->sweeps[i].n_gen != w->n)))
         i++;

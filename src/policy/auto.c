@@ -8,9 +8,9 @@
  * up when it says the prompt again (`recon`), pages chosen by price over all layers and heads with a floor of half the
  * mean: half of the tokens cost less than a bit of the rest, so four bits are kept down to 11 %, three to 5.5 %
  * (docs/fidelity.md). Shares of the formats' pages: q8 57 %, q4 28.6 %; sinks, recent tokens and what fills no page come
- * on top. Where tokens go the f16 tail is short: 64 recent ones would be the largest part of a small share. Below 11 % it
- * is one page in most prompts, four to 19 tokens, where 16 lie in two unless a prompt ends where a page does: at 4 % of
- * 2,048 tokens a head has five pages in all.
+ * on top. Where tokens go the f16 tail is short: 64 recent ones would be the largest part of a small share. It is one page
+ * in most prompts, four to 19 tokens, where 16 lie in two unless a prompt ends where a page does: at 4 % of 2,048 tokens a
+ * head has five pages in all.
  */
 #include "policy/presets.h"
 
@@ -22,7 +22,7 @@ typedef struct auto_row {
 static const auto_row rows[] = {
     {.6, "full,score=recon,format=q8,alloc=global"},
     {.29, "full,score=recon,format=q4,alloc=global"},
-    {.11, "full,score=recon,format=q4,recent=16,alloc=global"},
+    {.11, "full,score=recon,format=q4,recent=4+,alloc=global"},
     {.055, "full,score=recon,format=q3,recent=4+,alloc=global"},
     {.03, "full,score=recon,format=q2,recent=4+,alloc=global"},
     {0, "full,score=recon,format=q2s,recent=4+,alloc=global"},
