@@ -56,9 +56,11 @@ kv_status kv_page_layout_get(uint8_t pair, uint32_t dk, uint32_t dv, size_t page
 /* "q4" or "q4/q2" -> pair. */
 kv_status kv_format_parse(const char *text, size_t len, uint8_t *pair, kv_error *err) KV_WARN_UNUSED;
 void kv_format_print(uint8_t pair, char *buf, size_t cap);
+/* Tokens of f16 that a page is made for; a tail token lies in slot position % KV_PAGE_F16_TOKENS of its page. */
+#define KV_PAGE_F16_TOKENS 16u
 /* Page size of a model: align64(32 * max over layers of (dk + dv)). */
 static inline size_t kv_page_bytes_for(uint32_t dk, uint32_t dv) {
-    return (32u * (size_t)(((dk + 15) & ~15u) + ((dv + 15) & ~15u)) + 63) & ~(size_t)63;
+    return (2u * KV_PAGE_F16_TOKENS * (size_t)(((dk + 15) & ~15u) + ((dv + 15) & ~15u)) + 63) & ~(size_t)63;
 }
 
 /* Encodes n <= P tokens, k[n][dk], v[n][dv] f16 token-major, q2[dk] mean squared query (ones where unknown), into

@@ -38,14 +38,11 @@ uint32_t kv_policy_local(const kv_policy *p, uint32_t n) {
     return local < n ? (uint32_t)local : n;
 }
 
-/* Tokens an f16 page holds where head dims are alike. A tail token lies in slot position % 16 of its page, so the slots
- * before the first recent token are there whether used or not. */
-enum { TAIL_PAGE = 16 };
-
 void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out) {
     *out = *p;
+    /* The slots of an f16 page before the first recent token are there whether used or not. */
     if (p->base.recent_page && p->budget_kind != KV_BUDGET_ALL && n > p->base.recent)
-        out->base.recent += (n - p->base.recent) % TAIL_PAGE;
+        out->base.recent += (n - p->base.recent) % KV_PAGE_F16_TOKENS;
     if (!kv_policy_by_token(p)) return;
     uint32_t local = kv_policy_local(p, n);
     if (local > out->base.recent) out->base.recent = local;

@@ -49,10 +49,11 @@ INLINE void fetch_some(fetch *f, const int lines)
         f->at += f->at < f->end ? 64 : 0;
     }
 }
-INLINE void fetch_rest(fetch f)
+INLINE void fetch_all(fetch *f)
 {
-    for (; f.at < f.end; f.at += 64) __builtin_prefetch(f.at, 0, 3);
+    for (; f->at < f->end; f->at += 64) __builtin_prefetch(f->at, 0, 3);
 }
+INLINE void fetch_rest(fetch f) { fetch_all(&f); }
 /* A page is K's codes, V's codes, scales. While keys are computed the page's own values are fetched, while values are computed the keys and
  * scales of the page that comes KV_ATTN_RUN later: what is on its way is half a run. */
 INLINE fetch fetch_values(const kv_attn_page *a)
@@ -60,7 +61,8 @@ INLINE fetch fetch_values(const kv_attn_page *a)
     const kv_page_layout *L = a->layout;
     return (fetch){a->data + L->v_off, a->data + (L->kind == KV_KIND_F16 ? L->bytes_used : L->kind == KV_KIND_LADDER ? L->triples_off : L->k_scale_off)};
 }
-INLINE fetch fetch_next_keys(const kv_attn_page *a) { return a->next ? (fetch){a->next, a->next + a->next_keys} : (fetch){a->data, a->data}; }
+INLINE fetch fetch_nothing(const kv_attn_page *a) { return (fetch){a->data, a->data}; }
+INLINE fetch fetch_next_keys(const kv_attn_page *a) { return a->next ? (fetch){a->next, a->next + a->next_keys} : fetch_nothing(a); }
 INLINE void fetch_next_scales(const kv_attn_page *a)
 {
     if (a->next) fetch_rest((fetch){a->next + a->next_scales, a->next + a->next_bytes});

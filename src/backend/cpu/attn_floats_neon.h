@@ -11,18 +11,19 @@ VOP v16 v_fma_lane(v16 z, v16 x, float32x4_t y, const int lane)
 
 /* scores[q][t] = bias[q] + sum_c x[c][t] y[q][c] for 16 slots from t0; dkp is a multiple of 4. */
 VOP void page_scores(const uint8_t *base, uint32_t P, uint32_t dkp, uint32_t t0, const float *y, size_t y_stride, const float *bias,
-                     float *scores, size_t slots, const int src, const int nq)
+                     float *scores, size_t slots, const int src, const int nq, fetch *f)
 {
+    fetch_all(f);
     const size_t step = source_bytes(P, src);
     v16 acc[KV_ATTN_QBLOCK];
     for (int q = 0; q < nq; q++) acc[q] = v_set(0.0f);
     for (uint32_t c = 0; c < dkp; c += 4) {
-        float32x4_t f[KV_ATTN_QBLOCK];
-        for (int q = 0; q < nq; q++) f[q] = vld1q_f32(y + (uint32_t)q * y_stride + c);
+        float32x4_t k[KV_ATTN_QBLOCK];
+        for (int q = 0; q < nq; q++) k[q] = vld1q_f32(y + (uint32_t)q * y_stride + c);
         LANE_UNROLL
         for (int j = 0; j < 4; j++, base += step) {
             v16 x = source(base, t0, src);
-            for (int q = 0; q < nq; q++) acc[q] = v_fma_lane(acc[q], x, f[q], j);
+            for (int q = 0; q < nq; q++) acc[q] = v_fma_lane(acc[q], x, k[q], j);
         }
     }
     for (int q = 0; q < nq; q++) v_store(scores + (uint32_t)q * slots + t0, v_add(acc[q], v_set(bias[q])));
@@ -72,8 +73,10 @@ VOP void value_blocks(const kv_attn_page *a, const page_probs *w, uint32_t q0, c
 }
 
 /* 16 nv channels (nv is 1 or 4) in blocks of at most 16 registers of sums. */
-VOP void page_values(const kv_attn_page *a, const page_probs *w, uint32_t q0, const float *keep, uint32_t col, const int src, const int nq, const int nv)
+VOP void page_values(const kv_attn_page *a, const page_probs *w, uint32_t q0, const float *keep, uint32_t col, const int src, const int nq, const int nv,
+                     fetch *f)
 {
+    fetch_all(f);
     const int nb = nv == 1 || nq > 2 ? 1 : nq == 2 ? 2 : 4;
     for (uint32_t end = col + 16 * (uint32_t)nv; col < end; col += 16 * (uint32_t)nb) value_blocks(a, w, q0, keep, col, src, nq, nb);
 }

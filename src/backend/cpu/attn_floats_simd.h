@@ -33,9 +33,9 @@ typedef struct page_probs {
 #include PAGE_LOOPS
 #else
 /* o[q][16 nv channels from col] = o keep[q] + sum over slots, ascending, of p[q][t] x[t][channel]. Packed codes become x by the
- * scale and minimum of their (slot, group of channels). */
+ * scale and minimum of their (slot, group of channels). f: lines to fetch on the way. */
 INLINE void page_values(const kv_attn_page *a, const page_probs *w, uint32_t q0, const float *keep, uint32_t col,
-                        const int src, const int nq, const int nv)
+                        const int src, const int nq, const int nv, fetch *f)
 {
     const kv_page_layout *L = a->layout;
     const uint32_t step = source_bytes(L->dvp, src), n = a->hi - a->lo, groups = L->v_groups, shift = (uint32_t)source_shift(src);
@@ -46,6 +46,7 @@ INLINE void page_values(const kv_attn_page *a, const page_probs *w, uint32_t q0,
     const float *ga = w->ga + (col >> shift), *gb = w->gb + (col >> shift);
     for (uint32_t t = 0; t < n; t++, row += step, ga += groups, gb += groups) {
         v16 x[4];
+        fetch_some(f, src == SRC_F16 && nv == 4 ? 2 : 1);
         for (int j = 0; j < nv; j++) {
             x[j] = source(row, col + 16u * (uint32_t)j, src);
             if (src != SRC_F16) x[j] = v_fma(x[j], v_set(ga[16 * j >> shift]), v_set(gb[16 * j >> shift])); /* col is a multiple of 64 where nv > 1 */
@@ -59,18 +60,20 @@ INLINE void page_values(const kv_attn_page *a, const page_probs *w, uint32_t q0,
         for (int j = 0; j < nv; j++) v_store(a->o + (q0 + (uint32_t)q) * a->o_stride + col + 16 * j, acc[q][j]);
 }
 
-/* scores[q][t] = bias[q] + sum_c x[c][t] y[q][c] for 16 slots from t0, by PAGE_PARTS partial sums of c mod 4. */
+/* scores[q][t] = bias[q] + sum_c x[c][t] y[q][c] for 16 slots from t0, by PAGE_PARTS partial sums of c mod 4. f: as above. */
 INLINE void page_scores(const uint8_t *base, uint32_t P, uint32_t dkp, uint32_t t0, const float *y, size_t y_stride, const float *bias,
-                        float *scores, size_t row, const int src, const int nq)
+                        float *scores, size_t row, const int src, const int nq, fetch *f)
 {
     v16 acc[KV_ATTN_QBLOCK][4];
     for (int q = 0; q < nq; q++)
         for (int j = 0; j < PAGE_PARTS; j++) acc[q][j] = v_set(0.0f);
-    for (uint32_t c = 0; c < dkp; c += 4)
+    for (uint32_t c = 0; c < dkp; c += 4) {
+        fetch_some(f, src == SRC_F16 ? 2 : 1);
         for (uint32_t j = 0; j < 4; j++) {
             v16 x = source(base + (size_t)(c + j) * source_bytes(P, src), t0, src);
             for (int q = 0; q < nq; q++) acc[q][j % PAGE_PARTS] = v_fma(v_set(y[(uint32_t)q * y_stride + c + j]), x, acc[q][j % PAGE_PARTS]);
         }
+    }
     for (int q = 0; q < nq; q++) {
         v16 s = PAGE_PARTS == 4 ? v_add(v_add(acc[q][0], acc[q][1]), v_add(acc[q][2], acc[q][3])) : acc[q][0];
         v_store(scores + (size_t)q * row + t0, v_add(s, v_set(bias[q])));
@@ -88,12 +91,11 @@ INLINE void run_values(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint3
                               w->group_a + (size_t)i * w->group_stride + (size_t)a[i].lo * groups,
                               w->group_b + (size_t)i * w->group_stride + (size_t)a[i].lo * groups};
         uint32_t col = 0;
-        if (!q0) {
-            fetch_rest(fetch_next_keys(a + i));
-            fetch_next_scales(a + i);
-        }
-        for (; col + 16 * PAGE_NV <= dvp; col += 16 * PAGE_NV) page_values(a + i, &x, q0, keep, col, src, nq, PAGE_NV);
-        for (; col < dvp; col += 16) page_values(a + i, &x, q0, keep, col, src, nq, 1);
+        fetch f = q0 ? fetch_nothing(a + i) : fetch_next_keys(a + i);
+        for (; col + 16 * PAGE_NV <= dvp; col += 16 * PAGE_NV) page_values(a + i, &x, q0, keep, col, src, nq, PAGE_NV, &f);
+        for (; col < dvp; col += 16) page_values(a + i, &x, q0, keep, col, src, nq, 1, &f);
+        fetch_rest(f);
+        if (!q0) fetch_next_scales(a + i);
     }
 }
 
@@ -103,10 +105,11 @@ INLINE void f16_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32
     const float bias[KV_ATTN_QBLOCK] = {0};
     float keep[KV_ATTN_QBLOCK];
     for (uint32_t i = 0; i < n; i++) {
-        if (!q0) fetch_rest(fetch_values(a + i));
+        fetch f = q0 ? fetch_nothing(a + i) : fetch_values(a + i);
         for (uint32_t t = a[i].lo & ~15u; t < a[i].hi; t += 16)
             page_scores(a[i].data + L->k_off, L->tokens, L->dkp, t, a->q + q0 * a->q_stride, a->q_stride, bias, w->scores + (size_t)i * w->slots,
-                        (size_t)KV_ATTN_RUN * w->slots, SRC_F16, nq);
+                        (size_t)KV_ATTN_RUN * w->slots, SRC_F16, nq, &f);
+        fetch_rest(f);
     }
     if (a->tap) tap(a, n, w->scores, (size_t)KV_ATTN_RUN * w->slots, w->slots, q0, nq);
     softmax_pages(a, n, w, q0, keep, nq);
@@ -138,19 +141,20 @@ INLINE void group_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, fl
     const kv_page_layout *L = a->layout;
     const uint32_t g = 1u << source_shift(src);
     float bias[KV_ATTN_QBLOCK];
+    fetch f = q0 ? fetch_nothing(a) : fetch_values(a);
     for (uint32_t t0 = a->lo / g * g; t0 < a->hi; t0 += g) {
         fold_group(a, q0, (const uint16_t *)(const void *)(a->data + L->k_scale_off) + t0 / g * L->dkp,
                    (const uint16_t *)(const void *)(a->data + L->k_min_off) + t0 / g * L->dkp, L->dkp, w->qs, w->d, bias, nq);
         for (uint32_t t = t0; t < t0 + g && t < a->hi; t += 16)
-            page_scores(a->data + L->k_off, L->tokens, L->dkp, t, w->qs, w->d, bias, scores, (size_t)KV_ATTN_RUN * w->slots, src, nq);
+            page_scores(a->data + L->k_off, L->tokens, L->dkp, t, w->qs, w->d, bias, scores, (size_t)KV_ATTN_RUN * w->slots, src, nq, &f);
     }
+    fetch_rest(f);
 }
 
 INLINE void group_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq, const int src)
 {
     float keep[KV_ATTN_QBLOCK];
     for (uint32_t i = 0; i < n; i++) {
-        if (!q0) fetch_rest(fetch_values(a + i));
         group_scores(a + i, w, q0, w->scores + (size_t)i * w->slots, src, nq);
     }
     if (a->tap) tap(a, n, w->scores, (size_t)KV_ATTN_RUN * w->slots, w->slots, q0, nq);
