@@ -42,7 +42,7 @@ void kv_bench_close(kv_bench **b);
 /* A cell that will be run: where sessions are kept, a prompt is read once for all policies of planned cells at its depth. */
 kv_status kv_bench_plan(kv_bench *b, const kv_bench_cell *cell, kv_error *err) KV_WARN_UNUSED;
 
-/* One sample, after a short untimed one (caches, frequency, first touch of pages); of short prompts the mean of a few. */
+/* One sample, after a short untimed one (caches, frequency, first touch of pages); of short work the mean of a few. */
 kv_status kv_bench_run(kv_bench *b, const kv_bench_cell *cell, kv_bench_sample *out, kv_error *err) KV_WARN_UNUSED;
 
 #endif
