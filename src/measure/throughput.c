@@ -201,7 +201,7 @@ static kv_status work(kv_bench *b, group *g, const kv_bench_cell *c, uint32_t ba
     return c->stage == KV_BENCH_DECODE ? decode(b, g, batch, n, seconds, err) : prompt(b, g, batch, n, seconds, err);
 }
 
-/* Warm-up, then the work, then back to the depth. */
+/* Warm-up, then the work from the depth, a few times where it is short, then back to the depth. */
 static kv_status timed(kv_bench *b, const kv_bench_cell *c, const char *policy, uint32_t batch, kv_bench_sample *out,
                        kv_error *err) {
     group *g;
@@ -211,14 +211,13 @@ static kv_status timed(kv_bench *b, const kv_bench_cell *c, const char *policy, 
     kvist_session_report(g->s[0], &r);
     out->kv_before = c->depth ? r.bytes_true : 0;
     KV_TRY(work(b, g, c, c->stage == KV_BENCH_DECODE ? batch : 1, warm, &out->seconds, err));
-    KV_TRY(back_to_depth(g, batch, err));
     if (!kv_watch_tell(b->watch, policy, 0, 1)) KV_FAIL(err, CANCELLED, "stopped");
-    kvist_session_report(g->s[0], &r);
     const bool again = c->stage == KV_BENCH_PROMPT || c->stage == KV_BENCH_DECODE; /* parts have clocks of their own */
     double seconds = 0;
     uint32_t done = 0;
     do {
-        if (done) KV_TRY(back_to_depth(g, batch, err));
+        KV_TRY(back_to_depth(g, batch, err));
+        kvist_session_report(g->s[0], &r);
         KV_TRY(work(b, g, c, batch, c->n, &out->seconds, err));
         seconds += out->seconds;
         done++;
