@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -208,6 +209,21 @@ uint32_t kv_os_processors(void) {
     if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return (uint32_t)CPU_COUNT(&set);
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n > 0 ? (uint32_t)n : 1;
+}
+
+/* "cpu  user nice system idle iowait irq softirq steal ...": the first line counts all processors. */
+double kv_os_stolen_of(const char *stat, double hz) {
+    unsigned long long steal = 0;
+    if (sscanf(stat, "cpu %*u %*u %*u %*u %*u %*u %*u %llu", &steal) != 1 || !(hz > 0)) return 0;
+    return (double)steal / hz;
+}
+
+double kv_os_stolen_seconds(void) {
+    char line[512];
+    FILE *f = fopen("/proc/stat", "r");
+    bool read = f && fgets(line, sizeof line, f);
+    if (f) fclose(f);
+    return read ? kv_os_stolen_of(line, (double)sysconf(_SC_CLK_TCK)) : 0;
 }
 
 int kv_os_current_cpu(void) { return sched_getcpu(); }

@@ -46,6 +46,11 @@ uint32_t kv_os_processors(void);
  * others. */
 int kv_os_current_cpu(void);
 void kv_os_leave_cpu(int cpu);
+/* Processor seconds, of all processors together, that a host gave to others while this machine had work for them; 0 where
+ * nothing says. In steps of 10 ms. */
+double kv_os_stolen_seconds(void);
+/* The same from the text of /proc/stat, whose counts are in 1/hz s. */
+double kv_os_stolen_of(const char *stat, double hz);
 uint64_t kv_os_peak_rss(void); /* bytes, 0 when unknown */
 
 #endif

@@ -32,7 +32,8 @@ typedef struct cli_options {
     cli_list kv, vs, vs_args, files, positional;
     cli_u32s n_prompt, n_gen, depth, n_parallel;
     int32_t n_predict, top_k, n_gpu_layers;
-    uint32_t n_ctx, threads, batch, ubatch, prompt_tokens, chunks, step, reps, repeat_last_n, vs_limit, vs_once, shadow;
+    uint32_t n_ctx, threads, batch, ubatch, prompt_tokens, chunks, step, reps, repeat_last_n, vs_limit, vs_once,
+        stolen_max, shadow;
     uint64_t kv_mem;
     int64_t seed;
     struct {
@@ -45,7 +46,7 @@ typedef struct cli_options {
     struct {
         const char *only, *results;
         uint32_t limit, turns, lengths, depths;
-        bool agnostic, by_stratum;
+        bool agnostic, by_stratum, likelihood;
     } task; /* kvist eval TASK's own */
     float temp, top_p, min_p, repeat_penalty;
     bool raw, quiet, json, ignore_eos, pieces, count, no_bos, no_parse, tensors, no_probe, verbose, help, list, kernels;

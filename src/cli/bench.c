@@ -232,6 +232,9 @@ static const cli_opt opts[] = {
      "end a program that takes longer for one cell, and do not try it again (600; 0: never)"},
     {"--vs-once", "SECONDS", CLI_U32, AT(vs_once), 0, 86400,
      "a program that takes longer for one cell is measured in round 1 only (0: in every round)"},
+    {"--stolen-max", "PERCENT", CLI_U32, AT(stolen_max), 0, 100,
+     "a sample during which the host of a virtual machine took so much of the\nprocessors is taken again, twice at most, and the "
+     "least disturbed counts\n(5; 0: always; 100: never)"},
     {"--vs-arg", "NAME=ARG", CLI_LIST, AT(vs_args), 0, 0, "an argument for that program, before ours; may be repeated"},
     {"--rows", "TEXT", CLI_STR, AT(rows), 0, 0, "only rows of the standing table whose name contains TEXT"},
     {"--kernels", NULL, CLI_FLAG, AT(kernels), 0, 0,

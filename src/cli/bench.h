@@ -18,6 +18,10 @@
 
 enum { BENCH_ROUNDS = 64, BENCH_CELLS = 512, BENCH_ROW_PEERS = 16 };
 
+/* A sample during which a host took too much of the processors (--stolen-max) is taken again so often at most; the least
+ * disturbed one counts. */
+enum { BENCH_AGAIN = 2 };
+
 typedef struct bench_series {
     double v[BENCH_ROUNDS];
     uint32_t n;
@@ -25,6 +29,11 @@ typedef struct bench_series {
 void kv_bench_add(bench_series *s, double v);
 /* NaN when empty. */
 double kv_bench_median(const bench_series *s);
+/* Whether so large a share of the processors' time is too much for a sample. What is taken is counted in 10 ms: of a short
+ * sample it may be more than all, so 100 needs a rule of its own. */
+static inline bool kv_bench_disturbed(const cli_options *o, double stolen) {
+    return o->stolen_max < 100 && 100 * stolen >= o->stolen_max;
+}
 void kv_bench_range(const bench_series *s, double *min, double *max);
 
 /* Samples of a cell: tokens/s; percent (score, seal); seconds (load). */
@@ -33,6 +42,7 @@ typedef struct bench_cell {
     bool load; /* a fresh process of this program, start to exit, one token */
     bench_series s;
     kv_machine at[BENCH_ROUNDS]; /* measured right before each sample; threads 0: not */
+    double stolen[BENCH_ROUNDS]; /* share of the processors' time that a host took away during each */
     kv_bench_sample last;
     char why[256]; /* not empty: it failed, and is not tried again */
 } bench_cell;
@@ -41,6 +51,7 @@ typedef struct bench_peer_cell {
     uint32_t peer, cell; /* which program; the cell after which it runs */
     peer_work w;
     bench_series s; /* tokens/s, or seconds (load) */
+    double stolen[BENCH_ROUNDS];        /* as a cell's, over the whole process */
     bool dropped, absent, failed, slow; /* slow: ended at the limit */
     uint32_t failures;
     peer_result last;
@@ -84,7 +95,8 @@ typedef struct bench {
     bench_peer_cell peer_cells[BENCH_CELLS];
     bench_row rows[BENCH_CELLS];
     uint32_t n_cells, n_peer_cells, n_rows;
-    bool failed; /* a cell or a peer did */
+    uint32_t again; /* samples taken again, because a host took too much of the processors */
+    bool failed;    /* a cell or a peer did */
 } bench;
 
 /* Adds a row, its cell and its peer cells unless there are such; against: which of the peers' caches. */

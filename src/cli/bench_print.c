@@ -6,6 +6,7 @@
 
 #include "base/cpu.h"
 #include "cli/bench.h"
+#include "measure/stats.h"
 
 /* What a row comes to. */
 typedef struct verdict {
@@ -320,6 +321,9 @@ static void json_row(const bench *b, const bench_row *r) {
     kv_out_json_real(o, key, v.min);
     snprintf(key, sizeof key, "%s_max", of);
     kv_out_json_real(o, key, v.max);
+    double stolen = 0;
+    for (uint32_t i = 0; i < c->s.n; i++) stolen = c->stolen[i] > stolen ? c->stolen[i] : stolen;
+    kv_out_json_real(o, "stolen_max", stolen);
     json_machine(b, o);
     kv_out_json_real(o, "bytes_token", v.bytes > 0 ? v.bytes : NAN);
     json_object_set_new(o, "limit", v.share > 0 ? json_string(v.limit) : json_null());
@@ -336,6 +340,25 @@ static void json_row(const bench *b, const bench_row *r) {
 
 /* ---------------------------------------------------------------- all of it */
 
+/* How much of the processors a host took during the samples that count. */
+static void print_host(const bench *b) {
+    static double v[2 * BENCH_CELLS * BENCH_ROUNDS];
+    uint32_t n = 0, above = 0;
+    double most = 0;
+    for (uint32_t i = 0; i < b->n_cells; i++)
+        for (uint32_t k = 0; k < b->cells[i].s.n; k++) v[n++] = b->cells[i].stolen[k];
+    for (uint32_t i = 0; i < b->n_peer_cells; i++)
+        for (uint32_t k = 0; k < b->peer_cells[i].s.n; k++) v[n++] = b->peer_cells[i].stolen[k];
+    for (uint32_t i = 0; i < n; i++) {
+        if (v[i] > most) most = v[i];
+        above += kv_bench_disturbed(b->o, v[i]);
+    }
+    if (most <= 0) return;
+    printf("host: took %.1f %% of the processors' time during a sample (median; most %.1f %%); %u samples taken again because it "
+           "took %u %% or more, %u of %u remain so\n",
+           100 * kv_measure_median(v, n), 100 * most, b->again, b->o->stolen_max, above, n);
+}
+
 static void print_notes(const bench *b) {
     const kv_machine *m = &b->machine;
     const char *commit = getenv("KVIST_COMMIT");
@@ -351,6 +374,7 @@ static void print_notes(const bench *b) {
         printf(" GMAC/s\nof limit: share of the least time that memory (weights once a step, cache) or arithmetic "
                "allows, and which (median of the samples, each by its own machine); share, KV MiB: a cache at the end, true bytes\n");
     }
+    print_host(b);
     if (b->n_peers)
         printf(
             "peers: best cache of each where there are several (n=1: below 70 %% of the best, or longer than --vs-once, so "

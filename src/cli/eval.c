@@ -210,6 +210,8 @@ static const cli_opt task_opts[] = {
     {"--agnostic", NULL, CLI_FLAG, AT(task.agnostic), 0, 0, "compress the context before the question is seen"},
     {"--limit", "N", CLI_U32, AT(task.limit), 0, 1e9, "a seeded, stratified subset of N samples (default 0: all)"},
     {"-s,--seed", "N", CLI_I64, AT(seed), 0, 9e15, "seed of the subset, of made contexts, of the resamples (1)"},
+    {"--likelihood", NULL, CLI_FLAG, AT(task.likelihood), 0, 0,
+     "how likely the reference is, read instead of an answer written: finer,\nso fewer samples tell policies apart"},
     {"--only", "NAMES", CLI_STR, AT(task.only), 0, 0, "only these parts of a task, comma separated: hotpotqa,lcc"},
     {"--questions", "N", CLI_U32, AT(task.turns), 1, 64, "questions on each context, one after another (1)"},
     {"--lengths", "N", CLI_U32, AT(task.lengths), 1, 64, "needle: lengths up to the longest that fits (4)"},

@@ -33,6 +33,7 @@ const char *kv_eval_task_option(const cli_options *o) {
            : o->task.lengths    ? "--lengths"
            : o->task.depths     ? "--depths"
            : o->task.results    ? "--out"
+           : o->task.likelihood ? "--likelihood"
            : o->task.by_stratum ? "--by-stratum"
                                 : NULL;
 }
@@ -123,6 +124,7 @@ static int describe(const cli_options *o, const cli_engine *e, const kv_task_par
     add(&t, "limit=%u\nseed=%llu\nctx=%u\nquestions=%u\n", p->limit, (unsigned long long)p->seed, p->n_ctx,
         p->questions);
     add(&t, "grid=%u lengths, %u depths, %u repeats\n", p->n_lengths, p->n_depths, p->repeats);
+    if (p->likelihood) add(&t, "metric=nll\n");
     add(&t, "cpu=%s\nprecise=%s\n", o->cpu ? o->cpu : "best", !o->precise ? "no" : *o->precise ? o->precise : "yes");
     *out = t.s;
     if (!t.failed) return KV_CLI_OK;
@@ -218,6 +220,7 @@ int kv_eval_task(const cli_options *o, const char *task) {
                         .n_lengths = o->task.lengths,
                         .n_depths = o->task.depths,
                         .repeats = o->reps,
+                        .likelihood = o->task.likelihood,
                         .count = count_tokens,
                         .count_user = e.model};
     rc = kv_task_load(&p, &set, &err) ? kv_cli_error(&err) : run(o, &e, set, &p);

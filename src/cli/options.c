@@ -99,6 +99,7 @@ void kv_cli_options_default(cli_options *o) {
     o->min_p = s.min_p;
     o->repeat_penalty = s.repeat_penalty;
     o->vs_limit = 600;
+    o->stolen_max = 5;
     o->repeat_last_n = s.repeat_last_n > 0 ? (uint32_t)s.repeat_last_n : 64;
     o->step = 64;
 }

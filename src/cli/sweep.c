@@ -69,13 +69,19 @@ static bool spec_key(sweep_spec *s, char *item, char *why, size_t cap) {
         s->only = eq;
         return true;
     }
+    if (!strcmp(item, "metric")) {
+        s->likelihood = !strcmp(eq, "nll");
+        if (!s->likelihood) snprintf(why, cap, "metric=%.60s: nll, or left out for the task's own", eq);
+        return s->likelihood;
+    }
     if (!strcmp(item, "label") && strlen(eq) < sizeof s->label) {
         snprintf(s->label, sizeof s->label, "%s", eq);
         for (char *c = s->label; *c; c++)
             if (!isalnum((unsigned char)*c) && !strchr("-_.", *c)) *c = '-'; /* it names files */
         return true;
     }
-    snprintf(why, cap, "key '%.60s' is none of limit, ctx, next, questions, lengths, depths, repeats, only, label", item);
+    snprintf(why, cap, "key '%.60s' is none of limit, ctx, next, questions, lengths, depths, repeats, only, metric, label",
+             item);
     return false;
 }
 
@@ -119,6 +125,10 @@ bool kv_sweep_spec(const char *text, sweep_spec *out, char *why, size_t cap) {
     }
     if (out->next && strcmp(out->name, "kld")) {
         snprintf(why, cap, "next= belongs to kld");
+        return false;
+    }
+    if (out->likelihood && !strcmp(out->name, "kld")) {
+        snprintf(why, cap, "metric= is for tasks, not for kld");
         return false;
     }
     if ((out->lengths || out->depths || out->repeats) && strcmp(out->name, "needle")) {
@@ -295,7 +305,8 @@ static const cli_opt opts[] = {
      "fractions of the f16 cache's true bytes (" DEFAULT_SHARES ")"},
     {"--task", "NAME=FILE", CLI_LIST, offsetof(cli_options, sweep.tasks), 0, 0,
      "what is measured: kld=TEXT, longeval=JSONL, repeat=TEXT, ...;\nkeys behind it: ';limit=N;ctx=N;only=A,B;"
-     "questions=N;next=N;label=L';\nneedle: lengths=N;depths=N;repeats=N too"},
+     "questions=N;next=N;label=L';\nneedle: lengths=N;depths=N;repeats=N too; tasks: metric=nll, how likely the "
+     "reference is"},
     {"--limit", "N", CLI_U32, offsetof(cli_options, sweep.limit), 1, 1e6,
      "samples a task: a seeded subset, stratified (all; kld: 8 chunks)"},
     {"-s,--seed", "N", CLI_I64, offsetof(cli_options, seed), 0, 9e15, "of the subset and the intervals (1)"},

@@ -21,6 +21,7 @@ typedef struct sweep_spec {
     char label[KV_SWEEP_NAME]; /* the name, "-2" behind the second of a name */
     const char *name, *path, *only;
     uint32_t limit, ctx, next, questions, lengths, depths, repeats; /* 0: not given */
+    bool likelihood;
 } sweep_spec;
 
 typedef struct sweep {
@@ -42,7 +43,7 @@ extern const cli_command kv_cli_sweep;
 /* "a.b,c" -> shares; false when there is anything else. */
 bool kv_sweep_shares(const char *text, double *shares, uint32_t *n);
 /* Reads "NAME=FILE[;limit=N][;ctx=N][;next=N][;questions=N][;lengths=N][;depths=N][;repeats=N]
- * [;only=A,B][;label=L]". False with a reason. */
+ * [;only=A,B][;metric=nll][;label=L]". False with a reason. */
 bool kv_sweep_spec(const char *text, sweep_spec *out, char *why, size_t cap);
 
 /* Runs task i of the specs for all points; what another run left in the folder is not run again. */

@@ -132,13 +132,14 @@ static int make_run_id(group_run *g, uint32_t limit) {
     uint64_t hash = kv_hash64(data.data, data.size, 0);
     snprintf(g->run_id, sizeof g->run_id,
              "kvist=%s\nmodel=%.300s, %" PRIu64 " bytes\ntask=%s\ndata=%.200s, %zu bytes, hash %016" PRIx64
-             "\nonly=%.400s\nlimit=%u\nseed=%" PRIu64 "\nctx=%u\nnext=%u\nquestions=%u\ngrid=%ux%ux%u\ncpu=%s\nprecise=%s\n",
+             "\nonly=%.400s\nlimit=%u\nseed=%" PRIu64 "\nctx=%u\nnext=%u\nquestions=%u\ngrid=%ux%ux%u\ncpu=%s\nprecise=%s\n%s",
              kvist_version(), s->model, s->e.info.bytes_file, p->name, slash ? slash + 1 : p->path, data.size, hash,
              p->only ? p->only : "all", limit, s->seed, g->ctx, g->next, p->questions, p->lengths, p->depths,
              p->repeats, s->o->cpu ? s->o->cpu : "best",
              !s->o->precise   ? "no"
              : *s->o->precise ? "all"
-                              : "yes");
+                              : "yes",
+             p->likelihood ? "metric=nll\n" : "");
     kv_os_unmap_file(&data);
     return KV_CLI_OK;
 }
@@ -226,6 +227,7 @@ static int task_set(group_run *g, uint32_t limit) {
                         .n_lengths = g->spec->lengths,
                         .n_depths = g->spec->depths,
                         .repeats = g->spec->repeats,
+                        .likelihood = g->spec->likelihood,
                         .count = count_tokens,
                         .count_user = s->e.model};
     if (kv_task_load(&p, &set, &err) != KVIST_OK) return kv_cli_error(&err);

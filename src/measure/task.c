@@ -6,6 +6,7 @@
  */
 #include "measure/task.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -288,6 +289,28 @@ static kv_status check_params(const kv_task_params *p, const kv_task_kind *kind,
     return KVIST_OK;
 }
 
+/* Words are written apart: what the model would begin its answer with behind "Answer:", but not behind a quote. */
+static bool parts_words(const char *before, const char *after) {
+    size_t n = strlen(before);
+    char last = n ? before[n - 1] : ' ';
+    return (isalnum((unsigned char)last) || last == ':') && isalnum((unsigned char)*after);
+}
+
+/* The first reference will be read where an answer would be written. */
+static kv_status by_likelihood(kv_task_build *b, kv_sample *s, kv_error *err) {
+    if (s->metric == KV_METRIC_NLL) return KVIST_OK;
+    s->metric = KV_METRIC_NLL;
+    for (uint32_t t = 0; t < s->n_turns; t++) {
+        kv_turn *turn = &s->turns[t];
+        if (!turn->n_answers) continue; /* whoever would read it says so */
+        const char *before = *turn->lead ? turn->lead : s->chat ? "" : *turn->question ? turn->question : s->context;
+        const char *text = turn->answers[0];
+        if (parts_words(before, text)) text = kv_task_printf(b, " %s", text);
+        KV_TRY(kv_task_answers(b, turn, 1, &text, err));
+    }
+    return KVIST_OK;
+}
+
 static kv_status build(kv_task_build *b, const kv_task_kind *kind, kv_error *err) {
     kv_task_set *set = b->set;
     KV_TRY(kind->open(b, err));
@@ -301,6 +324,7 @@ static kv_status build(kv_task_build *b, const kv_task_kind *kind, kv_error *err
         kv_sample *s = set->samples + i;
         *s = (kv_sample){.id = set->candidates[i].id, .stratum = set->candidates[i].stratum, .depth = NAN};
         KV_TRY(kind->make(b, set->candidates[i].index, s, err));
+        if (b->p->likelihood) KV_TRY(by_likelihood(b, s, err));
         set->n++;
     }
     return KVIST_OK;

@@ -72,6 +72,8 @@ typedef struct kv_task_params {
     uint32_t n_lengths; /* needle: lengths i/n of the longest that fits; 0: 4 */
     uint32_t n_depths;  /* needle: depths i/(n-1); 0: 6 */
     uint32_t repeats;   /* needle: samples a cell, with other facts and texts; 0: 1 */
+    bool likelihood;    /* KV_METRIC_NLL of the first reference instead of the task's own metric: a finer measure, which
+                         * tells caches apart with far fewer samples */
     kv_count_tokens_fn count;
     void *count_user;
 } kv_task_params;

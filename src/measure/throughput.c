@@ -213,15 +213,18 @@ static kv_status timed(kv_bench *b, const kv_bench_cell *c, const char *policy, 
     KV_TRY(work(b, g, c, c->stage == KV_BENCH_DECODE ? batch : 1, warm, &out->seconds, err));
     if (!kv_watch_tell(b->watch, policy, 0, 1)) KV_FAIL(err, CANCELLED, "stopped");
     const bool again = c->stage == KV_BENCH_PROMPT || c->stage == KV_BENCH_DECODE; /* parts have clocks of their own */
-    double seconds = 0;
+    double seconds = 0, stolen = 0;
     uint32_t done = 0;
     do {
         KV_TRY(back_to_depth(g, batch, err));
         kvist_session_report(g->s[0], &r);
+        double before = kv_os_stolen_seconds();
         KV_TRY(work(b, g, c, batch, c->n, &out->seconds, err));
+        stolen += kv_os_stolen_seconds() - before;
         seconds += out->seconds;
         done++;
     } while (again && seconds < SAMPLE_SECONDS && done < REPEATS);
+    if (seconds > 0) out->stolen = stolen / (seconds * kv_os_processors());
     out->seconds = seconds / done;
     kvist_session_report(g->s[0], &out->report);
     out->score_seconds = out->report.score_seconds - r.score_seconds;

@@ -26,6 +26,7 @@ typedef struct kv_bench_sample {
     double seconds;                     /* of the work once */
     double tps;                         /* tokens/s over all sequences (prompt, decode) */
     double percent;                     /* score, seal: as their stages say */
+    double stolen;                      /* share of the processors' time that a host took away meanwhile */
     double score_seconds, seal_seconds; /* by the session's own timers, of a prompt */
     uint64_t kv_before;                 /* true bytes of one sequence's cache at the depth */
     kvist_report report;                /* of the first sequence, after the work */

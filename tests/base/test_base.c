@@ -319,6 +319,19 @@ static void reserve(void **state) {
     assert_null(v);
 }
 
+/* What a host took: the eighth count of the first line, in its unit; nothing where there is none, as of old kernels. */
+static void stolen(void **state) {
+    (void)state;
+    static const char stat[] = "cpu  4705 356 584 3699 23 230 20 1250 7 8\ncpu0 1 1 1 1 1 1 1 99 1 1\n";
+    assert_float_equal(kv_os_stolen_of(stat, 100), 12.5, 0);
+    assert_float_equal(kv_os_stolen_of(stat, 1000), 1.25, 0);
+    assert_float_equal(kv_os_stolen_of("cpu  4705 356 584 3699 23 230 20\n", 100), 0, 0);
+    assert_float_equal(kv_os_stolen_of("", 100), 0, 0);
+    assert_float_equal(kv_os_stolen_of(stat, -1), 0, 0);
+    double before = kv_os_stolen_seconds();
+    assert_true(before >= 0 && kv_os_stolen_seconds() >= before);
+}
+
 static void clock_and_processors(void **state) {
     uint64_t a = kv_os_now_ns();
     usleep(2000);
@@ -447,6 +460,7 @@ int main(void) {
         cmocka_unit_test(appended),
         cmocka_unit_test(reserve),
         cmocka_unit_test(clock_and_processors),
+        cmocka_unit_test(stolen),
         cmocka_unit_test(leaving_a_processor),
         cmocka_unit_test(cpu),
         cmocka_unit_test(hash),

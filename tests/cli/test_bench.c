@@ -130,6 +130,8 @@ static void processes(void **state) {
 
 /* ---------------------------------------------------------------- the whole path */
 
+#define CALM "--stolen-max", "100" /* how often a peer is called must not hang on the host */
+
 static char fake_path[96], calls_path[96];
 
 /* A llama-bench that answers every row asked for with `tps`, and writes its arguments to a file. gp: like ik_llama.cpp.
@@ -174,7 +176,7 @@ static void beside_peers(void **state) {
     write_fake("slow", "1", true, "");
     snprintf(slow, sizeof slow, "slow=%s", fake_path);
     spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "24", "-n", "4", "-d", "0,48", "-r", "3", "--kv",
-                    "full", "--vs", slow, "--vs", fast, "--vs-arg", "slow=-extra", "--no-probe", "-o", "json", "-q");
+                    "full", "--vs", slow, "--vs", fast, "--vs-arg", "slow=-extra", "--no-probe", CALM, "-o", "json", "-q");
     assert_string_equal(s.err, "");
     assert_int_equal(s.rc, 0);
     for (size_t i = 0; i < 4; i++) {
@@ -207,7 +209,7 @@ static void beside_peers(void **state) {
     spawned_free(&s);
     /* A program without -d: a prompt at a depth is the difference of two, 24 tokens in 6 - 4 s; decoding there is -gp. */
     s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "24", "-n", "4", "-d", "48", "-r", "1", "--kv", "full",
-            "--vs", slow, "--no-probe", "-o", "json", "-q");
+            "--vs", slow, "--no-probe", CALM, "-o", "json", "-q");
     assert_int_equal(s.rc, 0);
     for (size_t i = 0; i < 2; i++) {
         json_t *o = row(s.out, i);
@@ -221,7 +223,7 @@ static void beside_peers(void **state) {
     spawned_free(&s);
     /* A compressed cache is compared with the peer's quantized ones too; sequences need a sibling that is not there. */
     s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-npl", "1,2", "-r", "1", "--kv",
-            "minikv", "--vs", fast, "--no-probe", "-o", "md");
+            "minikv", "--vs", fast, "--no-probe", CALM, "-o", "md");
     assert_int_equal(s.rc, 0);
     assert_non_null(strstr(s.err, "fast: there is no llama-batched-bench beside it: absent"));
     assert_non_null(strstr(s.out, "tg4 x2"));
@@ -256,7 +258,7 @@ static void siblings(void **state) {
     write_sibling("llama-batched-bench", "-kvu, --kv-unified", "echo '| 512 | 4 | 2 | 1 | 1 | 9 | 1 | 44 | 1 | 1 |'");
     snprintf(slow, sizeof slow, "slow=%s", fake_path);
     spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "512", "-n", "4", "-d", "0,512,1024", "-r", "2",
-                    "--kv", "full", "--vs", slow, "--no-probe", "-o", "json", "-q");
+                    "--kv", "full", "--vs", slow, "--no-probe", CALM, "-o", "json", "-q");
     static const double want[] = {1, 1, 70, 30, 60, 20}; /* prompt, then generation, at each depth */
     assert_string_equal(s.err, "");
     for (size_t i = 0; i < 6; i++) {
@@ -277,7 +279,7 @@ static void siblings(void **state) {
     free(c);
     spawned_free(&s);
     s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-d", "512", "-npl", "2", "-r", "1",
-            "--kv", "full", "--vs", slow, "--no-probe", "-o", "json", "-q");
+            "--kv", "full", "--vs", slow, "--no-probe", CALM, "-o", "json", "-q");
     json_t *o = row(s.out, 0);
     assert_float_equal(num(json_array_get(json_object_get(o, "peers"), 0), "tps"), 44, 1e-9);
     json_decref(o);
@@ -287,7 +289,7 @@ static void siblings(void **state) {
     free(c);
     write_sibling("llama-batched-bench", "", "echo '| 512 | 4 | 2 | 1 | 1 | 9 | 1 | 44 | 1 | 1 |'");
     s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-d", "512", "-npl", "2", "-r", "1",
-            "--kv", "full", "--vs", slow, "--no-probe", "-o", "json", "-q");
+            "--kv", "full", "--vs", slow, "--no-probe", CALM, "-o", "json", "-q");
     spawned_free(&s);
     c = calls();
     assert_non_null(strstr(c, " -npp 512 -ntg 4 -npl 2 -c 1536\n"));
@@ -299,6 +301,28 @@ static void siblings(void **state) {
     }
 }
 
+/* A sample that the host disturbed is taken again, ours and theirs; of 0 % on, every one is disturbed. A program that
+ * takes long is spared. */
+static void taken_again(void **state) {
+    (void)state;
+    char fake[128];
+    for (int spared = 0; spared < 2; spared++) {
+        write_fake("fast", "5", false, spared ? "sleep 1.2" : "");
+        snprintf(fake, sizeof fake, "fast=%s", fake_path);
+        spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-r", "2", "--vs", fake,
+                        "--vs-once", "1", "--no-probe", "--stolen-max", "0", "-o", "md");
+        assert_int_equal(s.rc, 0);
+        char *c = calls();
+        size_t lines = 0;
+        for (const char *at = c; (at = strchr(at, '\n')); at++) lines++;
+        assert_int_equal(lines, spared ? 1 : 2 * 3);
+        free(c);
+        assert_non_null(strstr(s.err, "4 at 0, 1 sequence, full: "));
+        assert_non_null(strstr(s.err, ", the host took "));
+        spawned_free(&s);
+    }
+}
+
 /* A program that takes long is measured once where that is asked for. */
 static void measured_once(void **state) {
     (void)state;
@@ -307,7 +331,7 @@ static void measured_once(void **state) {
         write_fake("slow", "1", false, "sleep 1.2");
         snprintf(slow, sizeof slow, "slow=%s", fake_path);
         spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-r", "2", "--vs", slow,
-                        "--vs-once", once ? "1" : "0", "--no-probe", "-o", "md");
+                        "--vs-once", once ? "1" : "0", "--no-probe", CALM, "-o", "md");
         assert_int_equal(s.rc, 0);
         assert_true(once == (strstr(s.out, " n=1 |") != NULL));
         char *c = calls();
@@ -326,7 +350,7 @@ static void over_the_limit(void **state) {
     write_fake("slow", "1", false, "exec sleep 60");
     snprintf(slow, sizeof slow, "slow=%s", fake_path);
     spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "0", "-n", "4", "-r", "2", "--vs", slow,
-                    "--vs-limit", "1", "--no-probe", "-o", "md");
+                    "--vs-limit", "1", "--no-probe", CALM, "-o", "md");
     assert_int_equal(s.rc, 0);
     assert_non_null(strstr(s.err, "ended after 1 s (--vs-limit)"));
     assert_non_null(strstr(s.out, " over the limit |"));
@@ -342,7 +366,7 @@ static void loading(void **state) {
     write_fake("fast", "5", false, "sleep 0.05");
     snprintf(fake, sizeof fake, "fast=%s", fake_path);
     spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "--stage", "load", "-r", "2", "--vs", fake,
-                    "--no-probe", "-o", "json", "-q");
+                    "--no-probe", CALM, "-o", "json", "-q");
     assert_int_equal(s.rc, 0);
     json_t *o = row(s.out, 0), *p = json_array_get(json_object_get(o, "peers"), 0);
     assert_true(num(p, "seconds") >= 0.05);
@@ -362,14 +386,14 @@ static void standing_table(void **state) {
     write_fake("fast", "0.001", false, "");
     snprintf(fake, sizeof fake, "fast=%s", fake_path);
     spawned s =
-        RUN(NULL, "bench", "-m", model_path, "-t", "1", "--vs", fake, "--rows", "prefill 512", "-r", "1", "--no-probe");
+        RUN(NULL, "bench", "-m", model_path, "-t", "1", "--vs", fake, "--rows", "prefill 512", "-r", "1", "--no-probe", CALM);
     assert_int_equal(s.rc, 0);
     assert_non_null(strstr(s.out, "| prefill 512 |"));
     assert_non_null(strstr(s.out, "| ratio  |"));
     assert_non_null(strstr(s.out, "\n1 of 1 targets met\n"));
     spawned_free(&s);
     write_fake("fast", "1e12", false, "");
-    s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "--vs", fake, "--rows", "prefill", "-r", "1", "--no-probe");
+    s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "--vs", fake, "--rows", "prefill", "-r", "1", "--no-probe", CALM);
     assert_int_equal(s.rc, 0); /* targets are no errors */
     assert_non_null(strstr(s.err, "prefill 4,096: beyond the 4096 tokens"));
     assert_non_null(strstr(s.out, "\n0 of 1 targets met\n"));
@@ -387,7 +411,7 @@ static void refusals(void **state) {
     write_fake("broken", "5", false, "echo chatter >&2; echo 'error: failed to load model' >&2; exit 1");
     snprintf(fake, sizeof fake, "broken=%s", fake_path);
     spawned s = RUN(NULL, "bench", "-m", model_path, "-t", "1", "-p", "8", "-n", "0", "-r", "3", "--kv", "full", "--vs",
-                    fake, "--no-probe", "-q", "-o", "json");
+                    fake, "--no-probe", CALM, "-q", "-o", "json");
     assert_int_equal(s.rc, 1);
     snprintf(text, sizeof text,
              "kvist: broken: %s (8 at 0, x1, cache f16): exit status 1: error: failed to load model\n", fake_path);
@@ -498,7 +522,7 @@ static int teardown(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(bench_json), cmocka_unit_test(tables_of_siblings),
                                        cmocka_unit_test(processes),  cmocka_unit_test(beside_peers),  cmocka_unit_test(siblings),
-                                       cmocka_unit_test(measured_once),
+                                       cmocka_unit_test(measured_once), cmocka_unit_test(taken_again),
         cmocka_unit_test(over_the_limit), cmocka_unit_test(loading),    cmocka_unit_test(standing_table),
                                        cmocka_unit_test(refusals),   cmocka_unit_test(stages_and_batches),
                                        cmocka_unit_test(kernels)};

@@ -131,26 +131,33 @@ static void resumes(void **state) {
 /* A task of `kvist eval`: the same samples, scores and intervals; groups of one point change nothing. */
 static void as_eval_says(void **state) {
     (void)state;
-    char task[160];
-    spawned s = RUN(NULL, "sweep", "-m", model_path, "-t", "1", "-q", "--method", "minikv", "--share", ".6,.4",
-                    "--task", task_of(task, sizeof task, "repeat", ";ctx=2048;limit=3"), "-o", "json", "--out", folder);
-    if (s.rc) fail_msg("%s", s.err);
-    spawned v = RUN(NULL, "eval", "repeat", "-m", model_path, "-t", "1", "-q", "-f", text, "-c", "2048", "--limit", "3",
-                    "--kv", "minikv,share=0.6", "--kv", "minikv,share=0.4", "-o", "json");
-    if (v.rc == 2) skip(); /* a program whose eval has no tasks */
-    if (v.rc) fail_msg("%s", v.err);
-    for (size_t i = 0; i < 3; i++) {
-        json_t *o = row(s.out, i), *e = row(v.out, i), *cell = json_array_get(json_object_get(o, "tasks"), 0);
-        assert_int_equal(num(cell, "n"), num(e, "n"));
-        assert_true(fabs(num(cell, "ratio") - num(e, "ratio")) < 1e-9);
-        assert_true(fabs(num(cell, "ratio_low") - num(e, "ratio_low")) < 1e-9);
-        assert_true(fabs(num(cell, "ratio_high") - num(e, "ratio_high")) < 1e-9);
-        json_decref(o);
-        json_decref(e);
+    static const char *const tasks[][3] = {
+        {"repeat", ";ctx=2048;limit=3", NULL}, {"needle", ";ctx=2048;limit=3;metric=nll", "--likelihood"}};
+    for (size_t k = 0; k < 2; k++) {
+        char task[160];
+        spawned s =
+            RUN(NULL, "sweep", "-m", model_path, "-t", "1", "-q", "--method", "minikv", "--share", ".6,.4", "--task",
+                task_of(task, sizeof task, tasks[k][0], tasks[k][1]), "-o", "json", "--out", folder);
+        if (s.rc) fail_msg("%s", s.err);
+        spawned v = RUN(NULL, "eval", tasks[k][0], "-m", model_path, "-t", "1", "-q", "-f", text, "-c", "2048",
+                        "--limit", "3", "--kv", "minikv,share=0.6", "--kv", "minikv,share=0.4", "-o", "json",
+                        tasks[k][2]);
+        if (v.rc == 2) skip(); /* a program whose eval has no tasks */
+        if (v.rc) fail_msg("%s", v.err);
+        for (size_t i = 0; i < 3; i++) {
+            json_t *o = row(s.out, i), *e = row(v.out, i), *cell = json_array_get(json_object_get(o, "tasks"), 0);
+            assert_int_equal(num(cell, "n"), num(e, "n"));
+            assert_true(fabs(num(cell, "ratio") - num(e, "ratio")) < 1e-9);
+            assert_true(fabs(num(cell, "ratio_low") - num(e, "ratio_low")) < 1e-9);
+            assert_true(fabs(num(cell, "ratio_high") - num(e, "ratio_high")) < 1e-9);
+            assert_true(i == 0 || num(cell, "ratio") != 1); /* a perplexity, not right or wrong */
+            json_decref(o);
+            json_decref(e);
+        }
+        spawned_free(&s);
+        spawned_free(&v);
+        remove_folder();
     }
-    spawned_free(&s);
-    spawned_free(&v);
-    remove_folder();
 }
 
 static void refused(void **state) {
@@ -163,6 +170,8 @@ static void refused(void **state) {
                  {";next=256;ctx=256", "continuation"},
                  {";ctx=16000", "ctx="},
                  {";limit=x", "limit"},
+                 {";metric=f1", "metric=f1"},
+                 {";metric=nll", "not for kld"},
                  {";repeats=2", "needle"}};
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         spawned s = RUN(NULL, "sweep", "-m", model_path, "-q", "--method", "minikv", "--share", ".5", "--task",

@@ -327,6 +327,46 @@ static void longbench(void **state) {
     kv_task_free(&set);
 }
 
+/* Of every task the first reference, word apart from word, and room for it instead of for an answer. */
+static void likelihood(void **state) {
+    (void)state;
+    static const char text[] =
+        "{\"task\": \"hotpotqa\", \"prompt\": \"Text.\\n\\nAnswer the question based on the passages. Who?\\nAnswer:\", "
+        "\"answers\": [\"Ann and somebody\", \"Ann B.\"]}\n"
+        "{\"task\": \"trec\", \"prompt\": \"Types.\\n\\nQuestion: 1 ?\\nType:\", \"answers\": [\"City\"], "
+        "\"all_classes\": [\"City\", \"Price\"]}\n"
+        "{\"task\": \"lcc\", \"prompt\": \"int x;\\nNext line of code:\\n\", \"answers\": [\"int y;\"]}\n"
+        "{\"task\": \"notes\", \"prompt\": \"One.\\n\\nWhat (\", \"answers\": [\"Two\"], \"chat\": false}\n"
+        "{\"task\": \"notes\", \"prompt\": \"One.\\n\\nWhat is\", \"answers\": [\"Two\"], \"chat\": false}\n"
+        "{\"task\": \"notes\", \"prompt\": \"One.\\n\\nWhat is\", \"answers\": [\"-2\"], \"chat\": false}\n";
+    static const char *const want[] = {"Ann and somebody", " City", "int y;", "Two", " Two", "-2"};
+    write_file(text, sizeof text - 1);
+    kv_task_params p = params("longbench", 0);
+    p.likelihood = true;
+    kv_task_set *set = load(&p);
+    assert_int_equal(kv_task_count(set), 6);
+    for (size_t i = 0; i < 6; i++) {
+        const kv_sample *s = kv_task_at(set, i);
+        assert_int_equal(s->metric, KV_METRIC_NLL);
+        assert_int_equal(s->turns->n_answers, 1);
+        assert_string_equal(s->turns->answers[0], want[i]);
+        assert_true(s->max_new <= tokens("Ann and somebody"));
+    }
+    kv_task_free(&set);
+    write_pairs(2, 8, false);
+    p = params("kvretrieval", 4096);
+    p.likelihood = true;
+    set = load(&p);
+    for (size_t i = 0; i < 2; i++) {
+        const kv_sample *s = kv_task_at(set, i);
+        char pair[96]; /* as the context has it: nothing between the quote and the value */
+        sprintf(pair, "%s%s\"", s->turns->lead, s->turns->answers[0]);
+        assert_int_equal(occurrences(s->context, pair), 1);
+        assert_int_equal(s->metric, KV_METRIC_NLL);
+    }
+    kv_task_free(&set);
+}
+
 /* Contexts lose their middle: what is left is a prefix and a suffix of like length, characters whole. */
 static void truncation(void **state) {
     (void)state;
@@ -376,7 +416,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kvretrieval), cmocka_unit_test(longeval_lines), cmocka_unit_test(longeval_topics),
         cmocka_unit_test(needle),      cmocka_unit_test(repeat),         cmocka_unit_test(gsm8k),
-        cmocka_unit_test(longbench),   cmocka_unit_test(truncation),
+        cmocka_unit_test(longbench),   cmocka_unit_test(likelihood),     cmocka_unit_test(truncation),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -196,7 +196,7 @@ static kv_status fill(kv_task_build *b, uint32_t i, const json_t *o, kv_sample *
     KV_TRY(kv_jsonl_strings(b, j, i, o, "answers", &s->turns->answers, &s->turns->n_answers, err));
     if (s->metric == KV_METRIC_CLASSES)
         KV_TRY(kv_jsonl_strings(b, j, i, o, "all_classes", &s->classes, &s->n_classes, err));
-    if (s->metric == KV_METRIC_NLL)
+    if (s->metric == KV_METRIC_NLL || b->p->likelihood)
         s->max_new = (uint32_t)kv_task_tokens(b, s->turns->answers[0], strlen(s->turns->answers[0]));
     size_t used = kv_task_tokens(b, question, strlen(question)) + s->max_new;
     KV_TRY(kv_task_room(b, s->id, used, 2, &room, err));
