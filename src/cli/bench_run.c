@@ -165,6 +165,20 @@ static int open_engine(bench *b) {
     return kv_cli_open_engine(&with, n_ctx, batch < 16 ? 16 : batch, &b->e);
 }
 
+/* ---------------------------------------------------------------- what a host takes away: see BENCH_AGAIN */
+
+typedef struct host_clock {
+    double stolen;
+    uint64_t ns;
+} host_clock;
+
+static host_clock host_now(void) { return (host_clock){kv_os_stolen_seconds(), kv_os_now_ns()}; }
+
+static double stolen_since(host_clock at) {
+    double seconds = (double)(kv_os_now_ns() - at.ns) * 1e-9;
+    return seconds > 0 ? (kv_os_stolen_seconds() - at.stolen) / (seconds * kv_os_processors()) : 0;
+}
+
 /* ---------------------------------------------------------------- machine */
 
 /* A measurement of the machine serves the samples that begin this soon after it. */
@@ -180,7 +194,16 @@ static void probe_machine(bench *b, kv_machine *m) {
     }
     for (int i = 0; b->o->cpu && i < level; i++)
         if (!strcmp(b->o->cpu, kv_cpu_level_name(i))) level = i;
-    kv_machine_probe(b->threads, level, m);
+    double least = INFINITY;
+    for (int i = 0; i <= BENCH_AGAIN && (!i || kv_bench_disturbed(b->o, least)); i++) {
+        host_clock at = host_now();
+        kv_machine one;
+        kv_machine_probe(b->threads, level, &one);
+        double stolen = stolen_since(at);
+        if (i && stolen >= least) continue;
+        *m = one;
+        least = stolen;
+    }
     if (b->o->precise) m->int16 = 0; /* f32 then */
     b->now = *m;
     b->now_ns = kv_os_now_ns();
@@ -286,20 +309,6 @@ static void say_peer(const bench *b, const bench_peer_cell *p) {
     if (!says(b) || !p->s.n) return;
     fprintf(stderr, "kvist:     %s, %s, %s: %.4g %s%s\n", b->peers[p->peer].name, p->last.how, p->w.cache, p->s.v[p->s.n - 1],
             p->w.kind == PEER_LOAD ? "s" : "tokens/s", taken(b, p->stolen[p->s.n - 1], host, sizeof host));
-}
-
-/* ---- what a host takes away: see BENCH_AGAIN */
-
-typedef struct host_clock {
-    double stolen;
-    uint64_t ns;
-} host_clock;
-
-static host_clock host_now(void) { return (host_clock){kv_os_stolen_seconds(), kv_os_now_ns()}; }
-
-static double stolen_since(host_clock at) {
-    double seconds = (double)(kv_os_now_ns() - at.ns) * 1e-9;
-    return seconds > 0 ? (kv_os_stolen_seconds() - at.stolen) / (seconds * kv_os_processors()) : 0;
 }
 
 static double cell_value(const bench_cell *c, const kv_bench_sample *s) {
