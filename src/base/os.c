@@ -226,6 +226,13 @@ double kv_os_stolen_seconds(void) {
     return read ? kv_os_stolen_of(line, (double)sysconf(_SC_CLK_TCK)) : 0;
 }
 
+kv_os_host kv_os_host_now(void) { return (kv_os_host){kv_os_stolen_seconds(), kv_os_now_ns()}; }
+
+double kv_os_host_took(kv_os_host at) {
+    double seconds = (double)(kv_os_now_ns() - at.ns) * 1e-9;
+    return seconds > 0 ? (kv_os_stolen_seconds() - at.stolen) / (seconds * kv_os_processors()) : 0;
+}
+
 int kv_os_current_cpu(void) { return sched_getcpu(); }
 
 void kv_os_leave_cpu(int cpu) {

@@ -51,6 +51,13 @@ void kv_os_leave_cpu(int cpu);
 double kv_os_stolen_seconds(void);
 /* The same from the text of /proc/stat, whose counts are in 1/hz s. */
 double kv_os_stolen_of(const char *stat, double hz);
+/* The share of all processors' time that was taken so since `at`. */
+typedef struct kv_os_host {
+    double stolen;
+    uint64_t ns;
+} kv_os_host;
+kv_os_host kv_os_host_now(void);
+double kv_os_host_took(kv_os_host at);
 uint64_t kv_os_peak_rss(void); /* bytes, 0 when unknown */
 
 #endif

@@ -230,7 +230,9 @@ static void fill(peer_sweep *s, const bench_peer *p, const peer_work *w, const c
     add_numbers(&c, "-ub", "%u", s->step, 0);
     add_numbers(&c, "-n", "%u", s->n_gen ? s->n_gen : 1, 0);
     add_numbers(&c, "--sweep-stride", "%u", s->every, 0);
+    kv_os_host at = kv_os_host_now();
     kv_peer_spawn(c.argv, p->limit_s, &s->o);
+    s->stolen = kv_os_host_took(at);
     s->ran = true;
 }
 
@@ -239,6 +241,7 @@ static peer_outcome run_sweep(peer_sweep *s, const bench_peer *p, const peer_wor
     r->how = "llama-sweep-bench";
     if (!s->ran) fill(s, p, w, model, threads);
     r->seconds = s->o.seconds;
+    r->stolen = s->stolen;
     bool ok = s->o.status == 0 &&
               kv_peer_sweep_row(s->o.out, s->step, w->depth, w->kind == PEER_DECODE ? w->n : 0, &r->value);
     return ok ? PEER_OK : failed(&s->o, r->how, w, r);
@@ -315,7 +318,7 @@ static peer_outcome run_load(const bench_peer *p, const peer_work *w, const char
 }
 
 peer_outcome kv_peer_run(bench_peer *p, const peer_work *w, const char *model, uint32_t threads, peer_result *r) {
-    uint64_t t0 = kv_os_now_ns();
+    kv_os_host at = kv_os_host_now();
     peer_sweep *s = sweep_of(p, w);
     peer_outcome outcome = PEER_FAILED;
     if (s) return run_sweep(s, p, w, model, threads, r);
@@ -333,6 +336,7 @@ peer_outcome kv_peer_run(bench_peer *p, const peer_work *w, const char *model, u
         outcome = run_load(p, w, model, threads, r);
         break;
     }
-    r->seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
+    r->seconds = (double)(kv_os_now_ns() - at.ns) * 1e-9;
+    r->stolen = kv_os_host_took(at);
     return outcome;
 }

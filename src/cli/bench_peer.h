@@ -30,6 +30,7 @@ typedef struct peer_sweep {
     uint32_t step, every, deepest, n_gen;
     bool ran; /* in this round; o: what it said */
     peer_output o;
+    double stolen; /* as in peer_result */
 } peer_sweep;
 
 typedef struct bench_peer {
@@ -61,6 +62,7 @@ typedef enum peer_outcome { PEER_OK, PEER_ABSENT, PEER_FAILED, PEER_SLOW /* ende
 typedef struct peer_result {
     double value;    /* tokens/s over all sequences, or seconds (load) */
     double seconds;  /* that the process took which said so */
+    double stolen;   /* share of the processors' time that a host took meanwhile */
     const char *how; /* which program and options (static), also when absent */
     char why[512];   /* one line when it failed */
 } peer_result;

@@ -165,20 +165,6 @@ static int open_engine(bench *b) {
     return kv_cli_open_engine(&with, n_ctx, batch < 16 ? 16 : batch, &b->e);
 }
 
-/* ---------------------------------------------------------------- what a host takes away: see BENCH_AGAIN */
-
-typedef struct host_clock {
-    double stolen;
-    uint64_t ns;
-} host_clock;
-
-static host_clock host_now(void) { return (host_clock){kv_os_stolen_seconds(), kv_os_now_ns()}; }
-
-static double stolen_since(host_clock at) {
-    double seconds = (double)(kv_os_now_ns() - at.ns) * 1e-9;
-    return seconds > 0 ? (kv_os_stolen_seconds() - at.stolen) / (seconds * kv_os_processors()) : 0;
-}
-
 /* ---------------------------------------------------------------- machine */
 
 /* A measurement of the machine serves the samples that begin this soon after it. */
@@ -196,10 +182,10 @@ static void probe_machine(bench *b, kv_machine *m) {
         if (!strcmp(b->o->cpu, kv_cpu_level_name(i))) level = i;
     double least = INFINITY;
     for (int i = 0; i <= BENCH_AGAIN && (!i || kv_bench_disturbed(b->o, least)); i++) {
-        host_clock at = host_now();
+        kv_os_host at = kv_os_host_now();
         kv_machine one;
         kv_machine_probe(b->threads, level, &one);
-        double stolen = stolen_since(at);
+        double stolen = kv_os_host_took(at);
         if (i && stolen >= least) continue;
         *m = one;
         least = stolen;
@@ -323,9 +309,9 @@ static kv_status try_cell(bench *b, kv_bench *kb, bench_cell *c, kv_machine *mac
     memset(s, 0, sizeof *s);
     if (has_limit && !b->o->no_probe) probe_machine(b, machine);
     if (c->load) {
-        host_clock at = host_now();
+        kv_os_host at = kv_os_host_now();
         sample_load(b, c, s);
-        s->stolen = stolen_since(at);
+        s->stolen = kv_os_host_took(at);
     } else if (kv_bench_run(kb, &c->c, s, &err) != KVIST_OK) {
         if (err.status == KVIST_E_CANCELLED) return KVIST_E_CANCELLED;
         snprintf(c->why, sizeof c->why, "%.250s", err.message);
@@ -358,7 +344,16 @@ static bool sample_cell(bench *b, kv_bench *kb, bench_cell *c) {
 }
 
 /* Higher is better. */
-static double first_value(const bench_peer_cell *p) { return p->w.kind == PEER_LOAD ? 1 / p->s.v[0] : p->s.v[0]; }
+static double value_of(const bench_peer_cell *p) {
+    return p->w.kind == PEER_LOAD ? 1 / kv_bench_median(&p->s) : kv_bench_median(&p->s);
+}
+
+/* The host disturbed all samples there are: they say nothing against a program. */
+static bool unfair(const bench *b, const bench_peer_cell *p) {
+    bool all = p->s.n > 0;
+    for (uint32_t i = 0; i < p->s.n; i++) all &= kv_bench_disturbed(b->o, p->stolen[i]);
+    return all;
+}
 
 /* Whether a is the work of b or less of it: so that who is far behind at a would be further behind at b. Many sequences
  * decoding together are work of another kind than one: who is slow with one may be the best with eight. */
@@ -372,11 +367,11 @@ static bool no_harder(const peer_work *a, const peer_work *b) {
 static bool beaten_already(const bench *b, const bench_peer_cell *p) {
     for (uint32_t i = 0; i < b->n_peer_cells; i++) {
         const bench_peer_cell *easy = &b->peer_cells[i];
-        if (easy->peer != p->peer || !easy->s.n || !no_harder(&easy->w, &p->w)) continue;
+        if (easy->peer != p->peer || !easy->s.n || unfair(b, easy) || !no_harder(&easy->w, &p->w)) continue;
         for (uint32_t k = 0; k < b->n_peer_cells; k++) {
             const bench_peer_cell *other = &b->peer_cells[k];
             bool same = other->cell == easy->cell && !strcmp(other->w.cache, easy->w.cache);
-            if (same && other->peer != p->peer && other->s.n && first_value(easy) < HOPELESS * first_value(other))
+            if (same && other->peer != p->peer && other->s.n && value_of(easy) < HOPELESS * value_of(other))
                 return true;
         }
     }
@@ -399,12 +394,10 @@ static bool sample_peer(bench *b, bench_peer_cell *p) {
         peer_result now = {0};
         if (i && b->o->vs_once && last->seconds > b->o->vs_once) break;
         if (p->w.kind == PEER_LOAD) touch_file(b->model);
-        host_clock at = host_now();
         r = kv_peer_run(q, &p->w, b->model, b->threads, &now);
         if (kv_cli_interrupted()) return false;
-        double share = stolen_since(at);
         b->again += i > 0;
-        if (i == 0 || (r == PEER_OK && share < stolen)) *last = now, stolen = share;
+        if (i == 0 || (r == PEER_OK && now.stolen < stolen)) *last = now, stolen = now.stolen;
         if (i && r != PEER_OK) r = PEER_OK; /* the first one stands */
     }
     p->absent = r == PEER_ABSENT;
@@ -426,7 +419,8 @@ static bool sample_peer(bench *b, bench_peer_cell *p) {
     return true;
 }
 
-/* After round 1: peer cells that no row's comparison can hang on, and those too long to be repeated. */
+/* Between rounds: peer cells that no row's comparison can hang on, and those too long to be repeated. What the host
+ * disturbed stays for another try. */
 static void drop_hopeless(bench *b) {
     for (uint32_t i = 0; i < b->n_peer_cells; i++) b->peer_cells[i].dropped |= b->peer_cells[i].s.n > 0;
     for (uint32_t i = 0; i < b->n_rows; i++) {
@@ -436,13 +430,17 @@ static void drop_hopeless(bench *b) {
             for (uint32_t k = 0; k < r->n_peers; k++) {
                 bench_peer_cell *p = &b->peer_cells[r->peers[k]];
                 if (!p->s.n) continue;
-                double v = first_value(p);
+                double v = value_of(p);
                 if (pass == 0 && v > best) best = v;
                 if (pass == 1 && v >= HOPELESS * best) p->dropped = false;
             }
     }
-    for (uint32_t i = 0; b->o->vs_once && i < b->n_peer_cells; i++)
-        b->peer_cells[i].dropped |= b->peer_cells[i].last.seconds > b->o->vs_once;
+    for (uint32_t i = 0; i < b->n_peer_cells; i++) {
+        bench_peer_cell *p = &b->peer_cells[i];
+        if (b->o->vs_once) p->dropped |= p->last.seconds > b->o->vs_once;
+        if (unfair(b, p)) p->dropped = false;
+        p->dropped |= p->slow;
+    }
 }
 
 /* Others' work on the machine, from the load average (which lags by a minute and counts us, `own` threads). */
@@ -472,7 +470,7 @@ static bool one_round(bench *b, kv_bench *kb, cli_progress *progress, uint32_t r
             if (!sample_peer(b, p)) return false;
         }
     }
-    if (round == 0 && b->rounds > 1) drop_hopeless(b);
+    if (round + 1 < b->rounds) drop_hopeless(b);
     return true;
 }
 
