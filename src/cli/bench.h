@@ -42,7 +42,7 @@ typedef struct bench_cell {
     bool load; /* a fresh process of this program, start to exit, one token */
     bench_series s;
     kv_machine at[BENCH_ROUNDS]; /* measured right before each sample; threads 0: not */
-    double stolen[BENCH_ROUNDS]; /* share of the processors' time that a host took away during each */
+    bench_series stolen;         /* share of the processors' time that a host took away during each */
     kv_bench_sample last;
     char why[256]; /* not empty: it failed, and is not tried again */
 } bench_cell;
@@ -51,7 +51,7 @@ typedef struct bench_peer_cell {
     uint32_t peer, cell; /* which program; the cell after which it runs */
     peer_work w;
     bench_series s; /* tokens/s, or seconds (load) */
-    double stolen[BENCH_ROUNDS];        /* as a cell's, over the whole process */
+    bench_series stolen; /* as a cell's, over the whole process */
     bool dropped, absent, failed, slow; /* slow: ended at the limit */
     uint32_t failures;
     peer_result last;

@@ -321,9 +321,9 @@ static void json_row(const bench *b, const bench_row *r) {
     kv_out_json_real(o, key, v.min);
     snprintf(key, sizeof key, "%s_max", of);
     kv_out_json_real(o, key, v.max);
-    double stolen = 0;
-    for (uint32_t i = 0; i < c->s.n; i++) stolen = c->stolen[i] > stolen ? c->stolen[i] : stolen;
-    kv_out_json_real(o, "stolen_max", stolen);
+    double least, most;
+    kv_bench_range(&c->stolen, &least, &most);
+    kv_out_json_real(o, "stolen_max", most);
     json_machine(b, o);
     kv_out_json_real(o, "bytes_token", v.bytes > 0 ? v.bytes : NAN);
     json_object_set_new(o, "limit", v.share > 0 ? json_string(v.limit) : json_null());
@@ -346,9 +346,9 @@ static void print_host(const bench *b) {
     uint32_t n = 0, above = 0;
     double most = 0;
     for (uint32_t i = 0; i < b->n_cells; i++)
-        for (uint32_t k = 0; k < b->cells[i].s.n; k++) v[n++] = b->cells[i].stolen[k];
+        for (uint32_t k = 0; k < b->cells[i].s.n; k++) v[n++] = b->cells[i].stolen.v[k];
     for (uint32_t i = 0; i < b->n_peer_cells; i++)
-        for (uint32_t k = 0; k < b->peer_cells[i].s.n; k++) v[n++] = b->peer_cells[i].stolen[k];
+        for (uint32_t k = 0; k < b->peer_cells[i].s.n; k++) v[n++] = b->peer_cells[i].stolen.v[k];
     for (uint32_t i = 0; i < n; i++) {
         if (v[i] > most) most = v[i];
         above += kv_bench_disturbed(b->o, v[i]);

@@ -167,6 +167,11 @@ static int open_engine(bench *b) {
 
 /* ---------------------------------------------------------------- machine */
 
+/* Whether a sample is taken (once more), after so many tries of which the least disturbed one lost the share `least`. */
+static bool tries_on(const bench *b, int tries, double least) {
+    return !tries || (tries <= BENCH_AGAIN && kv_bench_disturbed(b->o, least));
+}
+
 /* A measurement of the machine serves the samples that begin this soon after it. */
 #define PROBE_SECONDS 5.0
 
@@ -181,7 +186,7 @@ static void probe_machine(bench *b, kv_machine *m) {
     for (int i = 0; b->o->cpu && i < level; i++)
         if (!strcmp(b->o->cpu, kv_cpu_level_name(i))) level = i;
     double least = INFINITY;
-    for (int i = 0; i <= BENCH_AGAIN && (!i || kv_bench_disturbed(b->o, least)); i++) {
+    for (int i = 0; tries_on(b, i, least); i++) {
         kv_os_host at = kv_os_host_now();
         kv_machine one;
         kv_machine_probe(b->threads, level, &one);
@@ -287,14 +292,14 @@ static void say_cell(const bench *b, const bench_cell *c, uint32_t round) {
     fprintf(stderr, "kvist: round %u/%u: %s %u at %u, %u sequence%s, %s: %.4g %s%s\n", round + 1, b->rounds,
             c->load ? "load" : stage[c->c.stage], c->c.n, c->c.depth, c->c.batch, c->c.batch > 1 ? "s" : "",
             c->c.policy, c->s.v[c->s.n - 1], c->load ? "s" : unit[c->c.stage],
-            taken(b, c->stolen[c->s.n - 1], host, sizeof host));
+            taken(b, c->stolen.v[c->s.n - 1], host, sizeof host));
 }
 
 static void say_peer(const bench *b, const bench_peer_cell *p) {
     char host[48];
     if (!says(b) || !p->s.n) return;
     fprintf(stderr, "kvist:     %s, %s, %s: %.4g %s%s\n", b->peers[p->peer].name, p->last.how, p->w.cache, p->s.v[p->s.n - 1],
-            p->w.kind == PEER_LOAD ? "s" : "tokens/s", taken(b, p->stolen[p->s.n - 1], host, sizeof host));
+            p->w.kind == PEER_LOAD ? "s" : "tokens/s", taken(b, p->stolen.v[p->s.n - 1], host, sizeof host));
 }
 
 static double cell_value(const bench_cell *c, const kv_bench_sample *s) {
@@ -324,7 +329,7 @@ static bool sample_cell(bench *b, kv_bench *kb, bench_cell *c) {
     kv_bench_sample s, best = {.stolen = INFINITY};
     kv_machine machine = {0}, at = {0};
     if (c->why[0]) return true;
-    for (int i = 0; i <= BENCH_AGAIN && (!i || kv_bench_disturbed(b->o, best.stolen)) && !c->why[0]; i++) {
+    for (int i = 0; !c->why[0] && tries_on(b, i, best.stolen); i++) {
         if (try_cell(b, kb, c, &machine, &s) != KVIST_OK) return false;
         b->again += i > 0;
         if (s.stolen >= best.stolen) continue;
@@ -337,7 +342,7 @@ static bool sample_cell(bench *b, kv_bench *kb, bench_cell *c) {
         return true;
     }
     c->at[c->s.n] = at;
-    c->stolen[c->s.n] = best.stolen;
+    kv_bench_add(&c->stolen, best.stolen);
     if (!c->load) c->last = best;
     kv_bench_add(&c->s, cell_value(c, &best));
     return true;
@@ -350,9 +355,9 @@ static double value_of(const bench_peer_cell *p) {
 
 /* The host disturbed all samples there are: they say nothing against a program. */
 static bool unfair(const bench *b, const bench_peer_cell *p) {
-    bool all = p->s.n > 0;
-    for (uint32_t i = 0; i < p->s.n; i++) all &= kv_bench_disturbed(b->o, p->stolen[i]);
-    return all;
+    double least, most;
+    kv_bench_range(&p->stolen, &least, &most);
+    return p->s.n && kv_bench_disturbed(b->o, least);
 }
 
 /* Whether a is the work of b or less of it: so that who is far behind at a would be further behind at b. Many sequences
@@ -388,23 +393,22 @@ static bool sample_peer(bench *b, bench_peer_cell *p) {
         if (says(b)) fprintf(stderr, "kvist:     %s, %s: %s\n", q->name, p->w.cache, last->why);
         return true;
     }
-    double stolen = INFINITY;
     peer_outcome r = PEER_OK;
-    for (int i = 0; r == PEER_OK && i <= BENCH_AGAIN && (!i || kv_bench_disturbed(b->o, stolen)); i++) {
+    for (int i = 0; r == PEER_OK && tries_on(b, i, last->stolen); i++) {
         peer_result now = {0};
         if (i && b->o->vs_once && last->seconds > b->o->vs_once) break;
         if (p->w.kind == PEER_LOAD) touch_file(b->model);
         r = kv_peer_run(q, &p->w, b->model, b->threads, &now);
         if (kv_cli_interrupted()) return false;
         b->again += i > 0;
-        if (i == 0 || (r == PEER_OK && now.stolen < stolen)) *last = now, stolen = now.stolen;
+        if (i == 0 || (r == PEER_OK && now.stolen < last->stolen)) *last = now;
         if (i && r != PEER_OK) r = PEER_OK; /* the first one stands */
     }
     p->absent = r == PEER_ABSENT;
     p->failures += r == PEER_FAILED;
     p->failed = p->failures == PEER_FAILURES;
     if (r == PEER_OK) {
-        p->stolen[p->s.n] = stolen;
+        kv_bench_add(&p->stolen, last->stolen);
         kv_bench_add(&p->s, last->value);
         say_peer(b, p);
     }
