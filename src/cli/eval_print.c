@@ -205,7 +205,9 @@ static double cell_mean(const eval_outcome *r, uint32_t policy, double depth, ui
         sum += row->score;
         n++;
     }
-    return n ? sum / (double)n : NAN;
+    if (!n) return NAN;
+    /* A likelihood is shown by token, 0..1 and higher is better as scores are. */
+    return kv_task_at(r->set, 0)->metric == KV_METRIC_NLL ? exp(-sum / (double)n) : sum / (double)n;
 }
 
 static void print_map(const eval_outcome *r, const grid *g, uint32_t policy) {
@@ -228,7 +230,8 @@ static void print_map(const eval_outcome *r, const grid *g, uint32_t policy) {
                 kv_out_cell(&t, "%s %.0f", shades[v < 0 ? 0 : v > 1 ? 4 : (int)(4 * v + 0.5)], 100 * v);
         }
     }
-    printf("\n%s: score by depth of the fact (rows) and length of the context in tokens\n", r->policies[policy]);
+    printf("\n%s: %s by depth of the fact (rows) and length of the context in tokens\n", r->policies[policy],
+           kv_task_at(r->set, 0)->metric == KV_METRIC_NLL ? "likelihood of the reference, by token," : "score");
     kv_out_table_print(&t, stdout);
     kv_out_table_free(&t);
 }
