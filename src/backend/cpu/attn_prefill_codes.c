@@ -39,8 +39,14 @@ static bool next_tile(handle_tiles *it, kv_attn_work *w)
         if (from >= e->n) continue;
         if (!it->n) it->first = e->first_pos + from;
         else if (j->p->window && e->first_pos + from != it->first + it->n) break;
-        if (!it->slot)
-            kv_attn_scratch_of(j->ex)->tiles->unpack(L, kv_pool_data(j->c->pool, page), e, kv_pad16(L->tokens), w->page_k, w->page_v);
+        const kv_tile_ops *ops = kv_attn_scratch_of(j->ex)->tiles;
+        const uint8_t *data = kv_pool_data(j->c->pool, page);
+        if (!it->slot && !from && it->n + kv_pad16(e->n) <= KV_KEY_TILE) { /* all of it: unpacked where it belongs */
+            ops->unpack(L, data, e, KV_KEY_TILE, w->kt + it->n, w->v + (size_t)it->n * L->dvp);
+            it->n += e->n;
+            continue;
+        }
+        if (!it->slot) ops->unpack(L, data, e, kv_pad16(L->tokens), w->page_k, w->page_v);
         uint32_t n = e->n - from < KV_KEY_TILE - it->n ? e->n - from : KV_KEY_TILE - it->n;
         copy_slots(it, L, from, n, w);
         it->slot = from + n;

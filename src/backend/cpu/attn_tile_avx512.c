@@ -20,19 +20,18 @@
 typedef __m512 v16;
 typedef __m512i n16;
 
-/* 2^x for x <= 0 (and a little above) by 2^n 2^r, |r| <= 1/2, degree 5 in r: relative error below 1e-7, 2^0 = 1. Below -100 it is 2^-100, so
- * that nothing is denormal: no f32 sum that holds a 1 sees it. */
+/* 2^x by 2^floor(x) 2^r, 0 <= r < 1, degree 5 in r, minimax with 2^0 = 1: relative error below 1e-7. Below -100 it is 2^-100, so that
+ * nothing is denormal: no f32 sum that holds a 1 sees it. */
 INLINE v16 exp2_of(v16 x)
 {
-    const v16 magic = _mm512_set1_ps(12582912.0f); /* 1.5 2^23: the low bits of x + magic are x rounded */
     x = _mm512_max_ps(x, _mm512_set1_ps(-100.0f));
-    v16 t = _mm512_add_ps(x, magic), r = _mm512_sub_ps(x, _mm512_sub_ps(t, magic));
-    v16 p = _mm512_fmadd_ps(_mm512_set1_ps(1.3264632e-3f), r, _mm512_set1_ps(9.6714869e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.5507336e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022242e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.9314700e-1f));
+    v16 r = _mm512_reduce_ps(x, 0x09); /* x - floor(x) */
+    v16 p = _mm512_fmadd_ps(_mm512_set1_ps(1.86713007e-3f), r, _mm512_set1_ps(9.01703032e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.57999131e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4016445e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.93151312e-1f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
+    return _mm512_scalef_ps(p, x);
 }
 
 /* Low halves of a and b as pairs. */

@@ -108,17 +108,23 @@ typedef struct steps {
     __m512 d, id; /* step and its inverse: both 0 for zeros; NaN and 0 with inf or NaN inside, whatever codes come of it */
 } steps;
 
-/* a[r]: the larger magnitudes of row r's two vectors, as integers. */
-KV_INLINE steps steps_of(__m512i a0, __m512i a1, __m512i a2, __m512i a3) {
+/* a[r]: the larger magnitudes of row r's two vectors, as integers. Lane group r of the result: row r's largest. */
+KV_INLINE __m512i largest(__m512i a0, __m512i a1, __m512i a2, __m512i a3) {
     __m512i low = _mm512_max_epu32(_mm512_shuffle_i32x4(a0, a1, 0x88), _mm512_shuffle_i32x4(a0, a1, 0xdd));
     __m512i high = _mm512_max_epu32(_mm512_shuffle_i32x4(a2, a3, 0x88), _mm512_shuffle_i32x4(a2, a3, 0xdd));
     __m512i m = _mm512_max_epu32(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xdd));
     m = _mm512_max_epu32(m, _mm512_shuffle_epi32(m, 0x4e));
-    m = _mm512_max_epu32(m, _mm512_shuffle_epi32(m, 0xb1));
-    const __m512 amax = _mm512_castsi512_ps(m), most = _mm512_set1_ps(127.0f);
+    return _mm512_max_epu32(m, _mm512_shuffle_epi32(m, 0xb1));
+}
+
+KV_INLINE steps steps_of(__m512i m) {
+    const __m512 amax = _mm512_castsi512_ps(m), most = _mm512_set1_ps(127.0f), part = _mm512_set1_ps(1.0f / 127.0f);
     const __mmask16 wild = _mm512_cmpge_epu32_mask(m, _mm512_set1_epi32(0x7f800000));
     const __mmask16 use = _mm512_cmp_ps_mask(amax, _mm512_set1_ps(KV_ACT_TINY), _CMP_GT_OQ) & ~wild;
-    return (steps){.d = _mm512_mask_mov_ps(_mm512_maskz_div_ps(use, amax, most), wild,
+    /* amax / 127 without the divider, which takes as long as all else here: corrected by its remainder the product is
+     * the rounded quotient, for every float above KV_ACT_TINY (tried one by one). */
+    const __m512 near = _mm512_mul_ps(amax, part), rest = _mm512_fnmadd_ps(near, most, amax);
+    return (steps){.d = _mm512_mask_mov_ps(_mm512_maskz_fmadd_ps(use, rest, part, near), wild,
                                            _mm512_set1_ps(__builtin_nanf(""))),
                    .id = _mm512_maskz_div_ps(use, most, amax)};
 }
@@ -198,7 +204,11 @@ static void quantize_rows(const float *x, size_t x_stride, uint32_t k, uint8_t *
             v[r][1] = _mm512_loadu_ps(x + r * x_stride + 16);
             a[r] = magnitudes(v[r]);
         }
-        const steps s0 = steps_of(a[0], a[1], a[2], a[3]), s1 = steps_of(a[4], a[5], a[4], a[5]);
+        /* One division for six: rows 4 and 5 in the odd lanes. */
+        const steps s = steps_of(_mm512_mask_mov_epi32(largest(a[0], a[1], a[2], a[3]), 0xaaaa,
+                                                       largest(a[4], a[5], a[4], a[5])));
+        const steps s0 = {_mm512_moveldup_ps(s.d), _mm512_moveldup_ps(s.id)},
+                    s1 = {_mm512_movehdup_ps(s.d), _mm512_movehdup_ps(s.id)};
         KV_UNROLL
         for (int r = 0; r < 6; r++) row_codes(r < 4 ? &s0 : &s1, r & 3, v[r], q[r]);
         KV_UNROLL
@@ -224,7 +234,7 @@ static void quantize_wide(const float *x, size_t x_stride, uint32_t k, uint8_t *
         for (int i = 0; i < 2; i++) {
             KV_UNROLL
             for (int r = 0; r < 3; r++) a[r] = magnitudes(v[r]);
-            s[i] = steps_of(a[0], a[1], a[2], a[2]);
+            s[i] = steps_of(largest(a[0], a[1], a[2], a[2]));
             KV_UNROLL
             for (int r = 0; r < 3; r++) row_codes(&s[i], r, v[r], q[r][i]);
             if (i) break;

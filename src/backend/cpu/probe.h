@@ -2,8 +2,10 @@
 /*
  * What a thread of this machine can do at most: loops of nothing but the instruction a kernel lives on, operands and
  * accumulators in registers, and a plain streaming read. One file per instruction set level. Knows no clock, no
- * threads. Invariant: no loop can be folded, hoisted or dropped by a compiler; each returns a value made of all its
- * results.
+ * threads. Invariants: no loop can be folded, hoisted or dropped by a compiler; each returns a value made of all its
+ * results; accumulators stay in registers, one instruction each a round. An array over which a compiler unrolls late is
+ * copied or stored in every round, and a rate of half the machine's makes every share of it twice too good: so all loops
+ * over chains are KV_PROBE_CHAINS, and each sum passes through a KEEP of its file.
  */
 #ifndef KV_BACKEND_CPU_PROBE_H
 #define KV_BACKEND_CPU_PROBE_H
@@ -24,6 +26,12 @@ typedef struct kv_probe {
     uint64_t (*read)(const uint8_t *p, size_t bytes);
 } kv_probe;
 #define KV_PROBE_STEP 512u
+
+#if defined(__clang__)
+#define KV_PROBE_CHAINS(j, n) _Pragma("clang loop unroll(full)") for (int j = 0; j < (n); j++)
+#else
+#define KV_PROBE_CHAINS(j, n) _Pragma("GCC unroll 16") for (int j = 0; j < (n); j++)
+#endif
 
 /* Of a level of base/cpu.h; levels without a file of their own: the portable one. */
 const kv_probe *kv_cpu_probe(int level);

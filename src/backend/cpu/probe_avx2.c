@@ -5,28 +5,32 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define HIDE(x) __asm__ volatile("" : "+x"(x))
+#define KEEP(x) __asm__ volatile("" : "+x"(x))
 
 enum { CHAINS = 10, FETCH = 1024 }; /* FMA: 4 to 5 cycles at two a cycle; with the operands 12 to 13 of 16 registers */
 
 static double int8(uint32_t rounds) {
     __m256i acc[CHAINS], a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-2), ones = _mm256_set1_epi16(1);
-    for (int j = 0; j < CHAINS; j++) acc[j] = _mm256_setzero_si256();
+    KV_PROBE_CHAINS(j, CHAINS) acc[j] = _mm256_setzero_si256();
     for (uint32_t i = 0; i < rounds; i++)
-        for (int j = 0; j < CHAINS; j++) {
-            HIDE(a);
+        KV_PROBE_CHAINS(j, CHAINS) {
+            KEEP(a);
             acc[j] = _mm256_add_epi32(acc[j], _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
+            KEEP(acc[j]);
         }
-    for (int j = 1; j < CHAINS; j++) acc[0] = _mm256_add_epi32(acc[0], acc[j]);
+    KV_PROBE_CHAINS(j, CHAINS - 1) acc[0] = _mm256_add_epi32(acc[0], acc[j + 1]);
     return (double)_mm256_extract_epi32(acc[0], 0) + (double)_mm256_extract_epi32(acc[0], 7);
 }
 
 static double f32(uint32_t rounds) {
     __m256 acc[CHAINS], a = _mm256_set1_ps(0.75f), b = _mm256_set1_ps(0.5f);
-    for (int j = 0; j < CHAINS; j++) acc[j] = _mm256_set1_ps((float)j);
+    KV_PROBE_CHAINS(j, CHAINS) acc[j] = _mm256_set1_ps((float)j);
     for (uint32_t i = 0; i < rounds; i++)
-        for (int j = 0; j < CHAINS; j++) acc[j] = _mm256_fmadd_ps(acc[j], a, b);
-    for (int j = 1; j < CHAINS; j++) acc[0] = _mm256_add_ps(acc[0], acc[j]);
+        KV_PROBE_CHAINS(j, CHAINS) {
+            acc[j] = _mm256_fmadd_ps(acc[j], a, b);
+            KEEP(acc[j]);
+        }
+    KV_PROBE_CHAINS(j, CHAINS - 1) acc[0] = _mm256_add_ps(acc[0], acc[j + 1]);
     return (double)_mm256_cvtss_f32(acc[0]);
 }
 

@@ -5,42 +5,56 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#define KEEP(x) __asm__ volatile("" : "+v"(x))
+
 enum { CHAINS = 16, FETCH = 2048 }; /* latency 4 to 5 cycles, at most two a cycle: 10 would do */
 
 static double int8(uint32_t rounds) {
     __m512i acc[CHAINS], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-2);
-    for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_setzero_si512();
+    KV_PROBE_CHAINS(j, CHAINS) acc[j] = _mm512_setzero_si512();
     for (uint32_t i = 0; i < rounds; i++)
-        for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_dpbusd_epi32(acc[j], a, b);
-    for (int j = 1; j < CHAINS; j++) acc[0] = _mm512_add_epi32(acc[0], acc[j]);
+        KV_PROBE_CHAINS(j, CHAINS) {
+            acc[j] = _mm512_dpbusd_epi32(acc[j], a, b);
+            KEEP(acc[j]);
+        }
+    KV_PROBE_CHAINS(j, CHAINS - 1) acc[0] = _mm512_add_epi32(acc[0], acc[j + 1]);
     return (double)_mm512_reduce_add_epi32(acc[0]);
 }
 
 static double int16(uint32_t rounds) {
     __m512i acc[CHAINS], a = _mm512_set1_epi16(3), b = _mm512_set1_epi16(-2);
-    for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_setzero_si512();
+    KV_PROBE_CHAINS(j, CHAINS) acc[j] = _mm512_setzero_si512();
     for (uint32_t i = 0; i < rounds; i++)
-        for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_dpwssd_epi32(acc[j], a, b);
-    for (int j = 1; j < CHAINS; j++) acc[0] = _mm512_add_epi32(acc[0], acc[j]);
+        KV_PROBE_CHAINS(j, CHAINS) {
+            acc[j] = _mm512_dpwssd_epi32(acc[j], a, b);
+            KEEP(acc[j]);
+        }
+    KV_PROBE_CHAINS(j, CHAINS - 1) acc[0] = _mm512_add_epi32(acc[0], acc[j + 1]);
     return (double)_mm512_reduce_add_epi32(acc[0]);
 }
 
 static double f32(uint32_t rounds) {
     __m512 acc[CHAINS], a = _mm512_set1_ps(0.75f), b = _mm512_set1_ps(0.5f);
-    for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_set1_ps((float)j);
+    KV_PROBE_CHAINS(j, CHAINS) acc[j] = _mm512_set1_ps((float)j);
     for (uint32_t i = 0; i < rounds; i++)
-        for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_fmadd_ps(acc[j], a, b);
-    for (int j = 1; j < CHAINS; j++) acc[0] = _mm512_add_ps(acc[0], acc[j]);
+        KV_PROBE_CHAINS(j, CHAINS) {
+            acc[j] = _mm512_fmadd_ps(acc[j], a, b);
+            KEEP(acc[j]);
+        }
+    KV_PROBE_CHAINS(j, CHAINS - 1) acc[0] = _mm512_add_ps(acc[0], acc[j + 1]);
     return (double)_mm512_reduce_add_ps(acc[0]);
 }
 
 __attribute__((target("avx512bf16"))) static double bf16(uint32_t rounds) {
     __m512 acc[CHAINS];
     __m512bh a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.25f), _mm512_set1_ps(0.25f));
-    for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_set1_ps((float)j);
+    KV_PROBE_CHAINS(j, CHAINS) acc[j] = _mm512_set1_ps((float)j);
     for (uint32_t i = 0; i < rounds; i++)
-        for (int j = 0; j < CHAINS; j++) acc[j] = _mm512_dpbf16_ps(acc[j], a, a);
-    for (int j = 1; j < CHAINS; j++) acc[0] = _mm512_add_ps(acc[0], acc[j]);
+        KV_PROBE_CHAINS(j, CHAINS) {
+            acc[j] = _mm512_dpbf16_ps(acc[j], a, a);
+            KEEP(acc[j]);
+        }
+    KV_PROBE_CHAINS(j, CHAINS - 1) acc[0] = _mm512_add_ps(acc[0], acc[j + 1]);
     return (double)_mm512_reduce_add_ps(acc[0]);
 }
 

@@ -5,26 +5,34 @@
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 
+#define KEEP(x) __asm__ volatile("" : "+w"(x))
+
 enum { CHAINS = 16, FETCH = 1024 }; /* latency 3 to 4 cycles, at most four a cycle */
 
 static double int8(uint32_t rounds) {
     int32x4_t acc[CHAINS];
     int8x16_t a = vdupq_n_s8(3), b = vdupq_n_s8(-2);
-    for (int j = 0; j < CHAINS; j++) acc[j] = vdupq_n_s32(0);
+    KV_PROBE_CHAINS(j, CHAINS) acc[j] = vdupq_n_s32(0);
     for (uint32_t i = 0; i < rounds; i++)
-        for (int j = 0; j < CHAINS; j++) acc[j] = vdotq_s32(acc[j], a, b);
+        KV_PROBE_CHAINS(j, CHAINS) {
+            acc[j] = vdotq_s32(acc[j], a, b);
+            KEEP(acc[j]);
+        }
     double sum = 0;
-    for (int j = 0; j < CHAINS; j++) sum += (double)vaddvq_s32(acc[j]);
+    KV_PROBE_CHAINS(j, CHAINS) sum += (double)vaddvq_s32(acc[j]);
     return sum;
 }
 
 static double f32(uint32_t rounds) {
     float32x4_t acc[CHAINS], a = vdupq_n_f32(0.75f);
-    for (int j = 0; j < CHAINS; j++) acc[j] = vdupq_n_f32((float)j);
+    KV_PROBE_CHAINS(j, CHAINS) acc[j] = vdupq_n_f32((float)j);
     for (uint32_t i = 0; i < rounds; i++)
-        for (int j = 0; j < CHAINS; j++) acc[j] = vfmaq_f32(a, acc[j], a); /* acc = a + acc a: bounded by 3 */
+        KV_PROBE_CHAINS(j, CHAINS) {
+            acc[j] = vfmaq_f32(a, acc[j], a);
+            KEEP(acc[j]);
+        } /* acc = a + acc a: bounded by 3 */
     double sum = 0;
-    for (int j = 0; j < CHAINS; j++) sum += (double)vaddvq_f32(acc[j]);
+    KV_PROBE_CHAINS(j, CHAINS) sum += (double)vaddvq_f32(acc[j]);
     return sum;
 }
 
