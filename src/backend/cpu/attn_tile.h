@@ -8,7 +8,7 @@
  * The error of a score has a deviation of 9e-6 |q| |k| scale; with outliers, where a step follows the largest channel, up to twice that.
  * Values: the probabilities of a row, times their token's step of V, take a step of the row and tile from their sum and their largest.
  *
- * Query rows lie in the lanes of vectors, 32 rows a block: no reduction ever crosses lanes. Column sums have keys in the lanes and take the
+ * Query rows lie in the lanes of vectors, KV_TILE_BLOCK rows a block: no reduction ever crosses lanes. Column sums have keys in the lanes and take the
  * same codes. Invariant: a token's codes depend on that token alone, a row's state on its query and the keys it sees.
  */
 #ifndef KV_BACKEND_CPU_ATTN_TILE_H
@@ -20,8 +20,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Rows of a block: two vectors. Its scores, its sums and one tile's codes stay in 48 KiB of L1. */
-#define KV_TILE_BLOCK 32u
+/* Rows of a block: three vectors. What a product of a block touches (queries, keys and scores; codes, values and sums) stays in 32 KiB of L1
+ * at a head dimension of 64. */
+#define KV_TILE_BLOCK 48u
 #define KV_TILE_CODE_MAX 32767.0f
 /* 46,300 and what rounding 256 codes adds (half a code each: 8) stay below sqrt(2^31) = 46,340. */
 #define KV_TILE_NORM 46300.0f
@@ -41,12 +42,12 @@ typedef struct kv_tile_codes {
 /* Query rows of a work item and their states, as in attn.h with scores in powers of two. Lanes behind the last row hold zeros. */
 typedef struct kv_tile_rows {
     uint32_t dk, dvp;
-    int32_t *q;       /* [blocks][(dk + 1) / 2][32]: channels 2j (low half) and 2j + 1 of a row */
+    int32_t *q;       /* [blocks][(dk + 1) / 2][KV_TILE_BLOCK]: channels 2j (low half) and 2j + 1 of a row */
     float *q_step;    /* [rows] times scale and log2(e) */
     float *m, *l;     /* [rows] */
-    float *o;         /* [blocks][dvp][32] */
+    float *o;         /* [blocks][dvp][KV_TILE_BLOCK] */
     uint8_t *lo, *hi; /* [rows, and 16 more] columns of the tile at hand that a row sees */
-    float *s;         /* [64][32] scores, then codes of probabilities, of a block */
+    float *s;         /* [64][KV_TILE_BLOCK] scores, then codes of probabilities, of a block */
 } kv_tile_rows;
 
 /* Column sums (attn.h's kv_attn_cols) from codes. */
