@@ -62,11 +62,38 @@ static void set_columns(const kv_attn_prefill_job *j, kv_attn_work *w, uint32_t 
     memset(w->hi + from * j->group, (int)hi, (to - from) * j->group);
 }
 
-static void fold_tile(const kv_attn_prefill_job *j, uint32_t from, uint32_t to, kv_attn_work *w)
+static void fetch(const void *p, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64) __builtin_prefetch((const char *)p + i, 0, 2);
+}
+
+/* The part-th of `parts` shares of the run's keys at positions [at, at + 64), to L2: of the tail their pages, of the new rows their rows. */
+static void fetch_keys(const kv_attn_run *r, uint32_t at, uint32_t part, uint32_t parts)
+{
+    const kv_page_layout *L = r->layout;
+    const uint32_t end = at + KV_KEY_TILE < r->end ? at + KV_KEY_TILE : r->end;
+    if (at < r->first || at >= r->end) return;
+    const size_t from = L->bytes_used * part / parts / 64 * 64, to = part + 1 == parts ? L->bytes_used : L->bytes_used * (part + 1) / parts / 64 * 64;
+    for (uint32_t pos = at; pos < end && pos < r->sync_pos; pos += L->tokens)
+        fetch((const char *)kv_pool_data(r->pool, r->st->tail[(r->st->tail_start + (pos - r->st->tail_pos)) / L->tokens]) + from, to - from);
+    if (end <= r->sync_pos) return;
+    const uint32_t row = at > r->sync_pos ? at - r->sync_pos : 0, n = end - r->sync_pos - row, r0 = n * part / parts, r1 = n * (part + 1) / parts;
+    fetch(r->rows_k + (size_t)(row + r0) * L->dk, (size_t)(r1 - r0) * L->dk * 2);
+    fetch(r->rows_v + (size_t)(row + r0) * L->dv, (size_t)(r1 - r0) * L->dv * 2);
+}
+
+/* Folds the tile at hand into rows [from, to), block by block; between blocks the run's keys at position next come nearer (NULL: of none):
+ * a few lines at a time, since a burst of them waits for its buffers. */
+static void fold_tile(const kv_attn_prefill_job *j, uint32_t from, uint32_t to, kv_attn_work *w, const kv_attn_run *run, uint32_t next)
 {
     const kv_tile_ops *ops = kv_attn_scratch_of(j->ex)->tiles;
     ops->keys(w->kt, j->p->dk, w->v, w->tile.dvp, &w->keys);
-    ops->fold(&w->tile, from * j->group, to * j->group, &w->keys);
+    const uint32_t a = from * j->group, b = to * j->group, first = a / KV_TILE_BLOCK, blocks = (b - 1) / KV_TILE_BLOCK + 1 - first;
+    for (uint32_t i = 0; i < blocks; i++) {
+        const uint32_t at = (first + i) * KV_TILE_BLOCK, end = at + KV_TILE_BLOCK < b ? at + KV_TILE_BLOCK : b;
+        ops->fold(&w->tile, at > a ? at : a, end, &w->keys);
+        if (run) fetch_keys(run, next, i, blocks);
+    }
 }
 
 /* The handles, for rows at positions [pos, pos + n). */
@@ -84,27 +111,8 @@ static void fold_handles(const kv_attn_prefill_job *j, const kv_stream *st, uint
             if (lo < it.n) set_columns(j, w, r, r + 1, lo, it.n);
             else rows = r;
         }
-        if (rows) fold_tile(j, 0, rows, w);
+        if (rows) fold_tile(j, 0, rows, w, NULL, 0);
     }
-}
-
-static void fetch(const void *p, size_t n)
-{
-    for (size_t i = 0; i < n; i += 64) __builtin_prefetch((const char *)p + i, 0, 2);
-}
-
-/* Fetches the run's keys at positions [at, at + 64) to L2 while others are worked on: of the tail their pages, of the new rows their rows. */
-static void fetch_keys(const kv_attn_run *r, uint32_t at)
-{
-    const kv_page_layout *L = r->layout;
-    const uint32_t end = at + KV_KEY_TILE < r->end ? at + KV_KEY_TILE : r->end;
-    if (at < r->first || at >= r->end) return;
-    for (uint32_t pos = at; pos < end && pos < r->sync_pos; pos += L->tokens)
-        fetch(kv_pool_data(r->pool, r->st->tail[(r->st->tail_start + (pos - r->st->tail_pos)) / L->tokens]), L->bytes_used);
-    if (end <= r->sync_pos) return;
-    uint32_t row = at > r->sync_pos ? at - r->sync_pos : 0, n = end - r->sync_pos - row;
-    fetch(r->rows_k + (size_t)row * L->dk, (size_t)n * L->dk * 2);
-    fetch(r->rows_v + (size_t)row * L->dv, (size_t)n * L->dv * 2);
 }
 
 /* The f16 run, likewise. */
@@ -119,7 +127,6 @@ static void fold_run(const kv_attn_prefill_job *j, kv_attn_run *run, uint32_t po
         if (window && at + KV_KEY_TILE + window <= run->end) r1 = at + KV_KEY_TILE + window - 1 - pos;
         if (r0 >= r1) continue;
         kv_attn_pack(run, i, w->kt, w->v);
-        fetch_keys(run, at + KV_KEY_TILE);
         if (!window && run->first <= at && at + KV_KEY_TILE <= pos + 1) set_columns(j, w, r0, r1, 0, KV_KEY_TILE);
         else
             for (uint32_t r = r0; r < r1; r++) {
@@ -127,7 +134,7 @@ static void fold_run(const kv_attn_prefill_job *j, kv_attn_run *run, uint32_t po
                 kv_attn_columns(run, i, window, pos + r, &lo, &hi);
                 set_columns(j, w, r, r + 1, lo, hi);
             }
-        fold_tile(j, r0, r1, w);
+        fold_tile(j, r0, r1, w, run, at + KV_KEY_TILE);
     }
 }
 
