@@ -108,7 +108,8 @@ static const char *base_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-/* Lines "key=value" (taskrun.h): whatever can change an answer but for the policies. Threads and step sizes cannot. */
+/* Lines "key=value" (taskrun.h): whatever can change an answer but for the policies. Threads and step sizes cannot, nor
+ * can a limit, which picks samples. */
 static int describe(const cli_options *o, const cli_engine *e, const kv_task_params *p, char **out) {
     kvist_error err;
     kv_file_map data;
@@ -121,8 +122,7 @@ static int describe(const cli_options *o, const cli_engine *e, const kv_task_par
         (unsigned long long)kv_hash64(data.data, data.size, 0));
     kv_os_unmap_file(&data);
     add(&t, "only=%.400s\n", p->only ? p->only : "all");
-    add(&t, "limit=%u\nseed=%llu\nctx=%u\nquestions=%u\n", p->limit, (unsigned long long)p->seed, p->n_ctx,
-        p->questions);
+    add(&t, "seed=%llu\nctx=%u\nquestions=%u\n", (unsigned long long)p->seed, p->n_ctx, p->questions);
     add(&t, "grid=%u lengths, %u depths, %u repeats\n", p->n_lengths, p->n_depths, p->repeats);
     if (p->likelihood) add(&t, "metric=nll\n");
     add(&t, "cpu=%s\nprecise=%s\n", o->cpu ? o->cpu : "best", !o->precise ? "no" : *o->precise ? o->precise : "yes");

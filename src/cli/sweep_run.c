@@ -121,8 +121,9 @@ static int run_groups(group_run *g, run_fn run) {
 
 /* ---------------------------------------------------------------- files */
 
-/* What must be equal for rows to be the same rows: whatever can change one but for the policies. */
-static int make_run_id(group_run *g, uint32_t limit) {
+/* What must be equal for rows to be the same rows: whatever can change one but for the policies. Not a limit: another one
+ * takes other samples or chunks, whose rows are the same. */
+static int make_run_id(group_run *g) {
     const sweep *s = g->s;
     const sweep_spec *p = g->spec;
     const char *slash = strrchr(p->path, '/');
@@ -132,9 +133,9 @@ static int make_run_id(group_run *g, uint32_t limit) {
     uint64_t hash = kv_hash64(data.data, data.size, 0);
     snprintf(g->run_id, sizeof g->run_id,
              "kvist=%s\nmodel=%.300s, %" PRIu64 " bytes\ntask=%s\ndata=%.200s, %zu bytes, hash %016" PRIx64
-             "\nonly=%.400s\nlimit=%u\nseed=%" PRIu64 "\nctx=%u\nnext=%u\nquestions=%u\ngrid=%ux%ux%u\ncpu=%s\nprecise=%s\n%s",
+             "\nonly=%.400s\nseed=%" PRIu64 "\nctx=%u\nnext=%u\nquestions=%u\ngrid=%ux%ux%u\ncpu=%s\nprecise=%s\n%s",
              kvist_version(), s->model, s->e.info.bytes_file, p->name, slash ? slash + 1 : p->path, data.size, hash,
-             p->only ? p->only : "all", limit, s->seed, g->ctx, g->next, p->questions, p->lengths, p->depths,
+             p->only ? p->only : "all", s->seed, g->ctx, g->next, p->questions, p->lengths, p->depths,
              p->repeats, s->o->cpu ? s->o->cpu : "best",
              !s->o->precise   ? "no"
              : *s->o->precise ? "all"
@@ -243,7 +244,7 @@ static int task_set(group_run *g, uint32_t limit) {
     int rc = st == KVIST_OK ? KV_CLI_OK : kv_cli_error(&err);
     if (rc == KV_CLI_OK) s->n_tasks++;
     g->set = set;
-    if (rc == KV_CLI_OK) rc = make_run_id(g, limit);
+    if (rc == KV_CLI_OK) rc = make_run_id(g);
     if (rc == KV_CLI_OK) rc = run_groups(g, run_set);
     kv_task_free(&set);
     return rc;
@@ -403,7 +404,7 @@ static int kld(group_run *g, uint32_t limit) {
     if (rc == KV_CLI_OK) {
         for (uint32_t i = 0; i < n; i++) snprintf(g->task->ids[i], sizeof *g->task->ids, "token-%u", g->at[i]);
         s->n_tasks++;
-        rc = make_run_id(g, 0); /* another limit takes other chunks, whose rows are the same */
+        rc = make_run_id(g);
     }
     if (rc == KV_CLI_OK) rc = kld_resume(g, &err) == KVIST_OK ? run_groups(g, run_kld) : kv_cli_error(&err);
     kv_os_append_close(&g->log);

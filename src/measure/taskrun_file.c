@@ -2,7 +2,8 @@
 /*
  * The file of a task run: JSON lines, a header that says what run it is of, then the rows sample by sample. Invariants:
  * rows of a sample are written together and lie together; what a killed run leaves is whole samples and at most one
- * incomplete one at the end, which is cut; a file that is no such file is never changed.
+ * incomplete one at the end, which is cut; a file that is no such file is never changed. Samples of another subset of the
+ * same task stay in it untouched: a run with a higher limit goes on where one with a lower ended.
  */
 #include <jansson.h>
 #include <math.h>
@@ -27,6 +28,7 @@ static json_t *row_json(const kv_task_file *f, const kv_sample *s, const kv_task
     if (s->length) json_object_set_new(o, "length", json_integer(s->length));
     json_object_set_new(o, "policy", json_string(f->names[row->policy]));
     json_object_set_new(o, "turn", json_integer(row->turn + 1));
+    json_object_set_new(o, "turns", json_integer(s->n_turns));
     set_real(o, "score", row->score);
     set_real(o, "share", row->share);
     json_object_set_new(o, "share_met", json_boolean(row->share_met));
@@ -116,6 +118,7 @@ typedef struct reader {
     const char *const *names;
     size_t sample;  /* of the row before */
     size_t missing; /* rows that its sample still lacks */
+    char *other;    /* sample of the row before where this run does not take it, else NULL */
     kv_error *err;
 } reader;
 
@@ -157,6 +160,21 @@ static kv_status get_bool(reader *rd, json_t *o, const char *key, bool *out) {
     return KVIST_OK;
 }
 
+/* A row of a sample that is not of this run's subset. */
+static kv_status pass_other(reader *rd, json_t *o, const char *id) {
+    if (!rd->missing) {
+        uint64_t turns = 0;
+        KV_TRY(get_count(rd, o, "turns", UINT32_MAX / 256, &turns));
+        if (!turns) return bad(rd, "a sample of no turns");
+        kv_free(rd->other);
+        rd->other = kv_strndup(id, strlen(id));
+        if (!rd->other) return kv_fail(rd->err, KVIST_E_MEMORY, "%s: no memory for its rows", rd->path);
+        rd->missing = (size_t)rd->r->n_policies * turns;
+    }
+    rd->missing--;
+    return KVIST_OK;
+}
+
 static kv_status fill_row(reader *rd, json_t *o, kv_task_row *row) {
     uint64_t tokens = 0, n_prompt = 0;
     const char *text = json_string_value(json_object_get(o, "text"));
@@ -183,12 +201,15 @@ static kv_status take_row(reader *rd, json_t *o) {
     uint64_t turn = 0;
     uint32_t p = 0;
     if (!id || !policy) return bad(rd, "no 'id' or no 'policy'");
-    if (!find_sample(rd, id))
-        return kv_fail(rd->err, KVIST_E_FORMAT, "%s:%u: this run has no sample '%s'", rd->path, rd->line, id);
-    if (rd->missing && rd->sample != before) return bad(rd, "the sample before is not complete");
+    bool ours = find_sample(rd, id);
+    if (rd->missing && (rd->other ? strcmp(rd->other, id) != 0 : !ours || rd->sample != before))
+        return bad(rd, "the sample before is not complete");
     while (p < rd->r->n_policies && strcmp(rd->names[p], policy) != 0) p++;
     if (p == rd->r->n_policies)
         return kv_fail(rd->err, KVIST_E_FORMAT, "%s:%u: this run has no policy '%s'", rd->path, rd->line, policy);
+    if (!ours) return pass_other(rd, o, id);
+    kv_free(rd->other);
+    rd->other = NULL;
     const kv_sample *s = kv_task_at(rd->r->set, rd->sample);
     KV_TRY(get_count(rd, o, "turn", s->n_turns, &turn));
     kv_task_row *row = turn ? kv_task_results_row(rd->r, rd->sample, p, (uint32_t)turn - 1) : NULL;
@@ -202,6 +223,7 @@ static kv_status take_row(reader *rd, json_t *o) {
 /* The rows of a sample that is not complete are run again. */
 static void forget_incomplete(reader *rd) {
     kv_task_results *r = rd->r;
+    if (rd->other) return;
     for (size_t i = r->first[rd->sample]; rd->missing && i < r->first[rd->sample + 1]; i++) {
         kv_free(r->rows[i].text);
         r->rows[i].text = NULL;
@@ -249,7 +271,9 @@ static kv_status resume(kv_task_file *f, char *text, size_t len, const char *hea
     if (st != KVIST_OK) return st;
     reader rd = {.path = f->log.path, .r = r, .names = f->names, .err = err};
     uint64_t keep;
-    KV_TRY(read_rows(&rd, text, len, (size_t)(end - text) + 1, &keep));
+    st = read_rows(&rd, text, len, (size_t)(end - text) + 1, &keep);
+    kv_free(rd.other);
+    if (st != KVIST_OK) return st;
     return keep < len ? kv_os_append_cut(&f->log, keep, err) : KVIST_OK;
 }
 

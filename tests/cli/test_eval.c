@@ -98,9 +98,22 @@ static void table_of_answers(void **state) {
     assert_int_equal(len, again);
     assert_memory_equal(file, file2, len);
     spawned_free(&t);
-    t = RUN(NULL, "eval", "gsm8k", "-m", model_path, "-f", data, "-q", "--limit", "8", "--out", results, POLICIES);
+    t = RUN(NULL, "eval", "gsm8k", "-m", model_path, "-f", data, "-q", "--limit", "8", "--out", results, POLICIES, "--json");
+    if (t.rc) fail_msg("%s", t.err); /* one sample more: the rows that are there are not written again */
+    json_t *more = row(t.out, 0);
+    assert_int_equal(num(more, "n"), 8);
+    json_decref(more);
+    spawned_free(&t);
+    char *grown = test_read(results, &again);
+    assert_int_equal(count_lines(grown), 1 + 8 * 3);
+    assert_memory_equal(file, grown, len);
+    free(grown);
+    t = RUN(NULL, TASK, POLICIES, "--json"); /* and of those eight seven again */
+    assert_string_equal(s.out, t.out);
+    spawned_free(&t);
+    t = RUN(NULL, "eval", "gsm8k", "-m", model_path, "-f", data, "-q", "--limit", "7", "--seed", "2", "--out", results, POLICIES);
     assert_int_equal(t.rc, 1);
-    assert_non_null(strstr(t.err, "'limit=7' where this one says 'limit=8'"));
+    assert_non_null(strstr(t.err, "'seed=1' where this one says 'seed=2'"));
     spawned_free(&t);
     t = RUN(NULL, TASK, "--kv", "full,format=q4");
     assert_int_equal(t.rc, 1);

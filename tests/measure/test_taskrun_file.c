@@ -92,6 +92,56 @@ static void resumed(void **state) {
     set.n = all;
 }
 
+/* A file of six samples, cut anywhere, serves a run of the first three: those are its own or run again, the rest stays whole or goes. Then a run
+ * of six finds what is left, and all is there. */
+static void other_subsets(void **state) {
+    (void)state;
+    char path[64];
+    size_t len, got_len, all = set.n;
+    assert_int_equal(gen_temp_path(path, sizeof path), 0);
+    for (uint32_t n_policies = 1; n_policies <= 2; n_policies++) {
+        unlink(path);
+        set.n = 3;
+        kv_task_results *three = run(policies, n_policies, false, NULL), *r;
+        set.n = 6;
+        kv_task_results *six = run(policies, n_policies, false, path);
+        char *want = slurp(path, &len);
+        /* The last three samples before the first three. */
+        const char *header_end = strchr(want, '\n') + 1, *fourth = header_end;
+        for (size_t rows = kv_task_results_count(three); rows; rows--) fourth = strchr(fourth, '\n') + 1;
+        char *turned = malloc(len + 1);
+        size_t head = (size_t)(header_end - want), first = (size_t)(fourth - header_end), rest = len - head - first;
+        memcpy(turned, want, head);
+        memcpy(turned + head, fourth, rest);
+        memcpy(turned + head + rest, header_end, first);
+        uint64_t rng = 9;
+        for (int k = 0; k < 24; k++) {
+            size_t n = k == 0 ? len : head + test_rand(&rng) % (len - head);
+            write_bytes(path, k & 1 ? turned : want, n);
+            set.n = 3;
+            r = run(policies, n_policies, false, path);
+            same_results(three, r);
+            kv_task_results_free(&r);
+            char *got = slurp(path, &got_len);
+            if (k == 0) assert_int_equal(got_len, len); /* nothing of the others is lost */
+            free(got);
+            set.n = 6;
+            r = run(policies, n_policies, false, path);
+            same_results(six, r);
+            kv_task_results_free(&r);
+            got = slurp(path, &got_len);
+            assert_int_equal(got_len, len); /* the same rows in another order */
+            free(got);
+        }
+        free(turned);
+        free(want);
+        kv_task_results_free(&three);
+        kv_task_results_free(&six);
+    }
+    unlink(path);
+    set.n = all;
+}
+
 static void refuses(const char *path, const kv_taskrun_params *p, int status, const char *part) {
     kv_task_results *r = (void *)1;
     size_t before, after;
@@ -142,7 +192,7 @@ static void refused_files(void **state) {
                   {"\"turn\":1", "\"turn\":0", "turns count from 1"},
                   {"\"turn\":1", "\"turn\":2", "'turn' is no count"},
                   {"\"ended\":", "\"ende\":", "'ended' is neither"},
-                  {"\"id\":\"chat", "\"id\":\"xhat", "no sample 'xhat'"},
+                  {"\"id\":\"chat", "\"id\":\"xhat", "sample before is not complete"},
                   {"\"text\":", "\"txet\":", "no 'text'"},
                   {"\"policy\":\"full\"", "\"policy\":\"half\"", "no policy 'half'"},
                   {"{\"id\"", "?\"id\"", "no JSON object"},
@@ -156,7 +206,8 @@ static void refused_files(void **state) {
         sprintf(bad + head, "%s%s", damage[i].to, at + strlen(damage[i].from));
         write_bytes(path, bad, strlen(bad));
         refuses(path, &same, KVIST_E_FORMAT, damage[i].why);
-        if (strcmp(damage[i].why, "no 'text'")) assert_non_null(strstr(err.message, ":2:"));
+        /* A row by another name begins another subset's sample: the row behind it is the wrong one. */
+        if (strcmp(damage[i].why, "no 'text'")) assert_non_null(strstr(err.message, strstr(damage[i].to, "xhat") ? ":3:" : ":2:"));
         free(bad);
     }
     char *twice = malloc(2 * len + 1); /* a row again, and a sample that another interrupts */
@@ -287,7 +338,7 @@ static void summaries(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(resumed), cmocka_unit_test(refused_files),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(resumed), cmocka_unit_test(other_subsets), cmocka_unit_test(refused_files),
                                        cmocka_unit_test(refused_runs), cmocka_unit_test(summaries)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
