@@ -68,7 +68,7 @@ typedef struct kv_tile_ops {
     void (*queries)(const float *const *x, uint32_t count, uint32_t dk, int16_t *const *codes, float *step);
     /* Takes x[0..count) as rows [row, row + count), count <= 16, row a multiple of 16; states empty. scale: of the scores. */
     void (*load)(kv_tile_rows *r, uint32_t row, uint32_t count, const float *const *x, float scale);
-    /* Folds the tile into rows [from, to), whose lo and hi are given; those of the lanes around them become 0. */
+    /* Folds the tile into rows [from, to) of one block, whose lo and hi are given; those of the lanes around them become 0. */
     void (*fold)(const kv_tile_rows *r, uint32_t from, uint32_t to, const kv_tile_codes *t);
     /* out[i][dv] = o / l of rows [row, row + count), zeros without keys; lse[i] natural. */
     void (*finish)(const kv_tile_rows *r, uint32_t row, uint32_t count, uint32_t dv, float *const *out, float *lse);

@@ -360,16 +360,12 @@ INLINE void fold_lanes(const kv_tile_rows *r, uint32_t row, const kv_tile_codes 
 
 static void fold(const kv_tile_rows *r, uint32_t from, uint32_t to, const kv_tile_codes *t)
 {
-    uint32_t i = from & ~15u, end = (to + 15) & ~15u;
+    const uint32_t i = from & ~15u, end = (to + 15) & ~15u;
     memset(r->hi + i, 0, from - i);
     memset(r->hi + to, 0, end - to);
-    while (i < end) {
-        uint32_t in_block = WIDE - i % KV_TILE_BLOCK / 16, left = (end - i) / 16, nv = left < in_block ? left : in_block;
-        if (nv == 3) fold_lanes(r, i, t, 3);
-        else if (nv == 2) fold_lanes(r, i, t, 2);
-        else fold_lanes(r, i, t, 1);
-        i += 16 * nv;
-    }
+    if (end - i == KV_TILE_BLOCK) fold_lanes(r, i, t, 3);
+    else if (end - i == 32) fold_lanes(r, i, t, 2);
+    else fold_lanes(r, i, t, 1);
 }
 
 /* ------------------------------------------------------------------ column sums: tokens in lanes, rows one after the other */
