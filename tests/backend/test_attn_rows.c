@@ -18,10 +18,15 @@ static void check_rows(const world *w, uint32_t first, uint32_t n, const float *
     uint32_t n_q = w->p.n_q, dk = w->p.dk, dv = w->p.dv;
     for (uint32_t r = 0; r < n; r += n > 40 ? 7 : 1)
         for (uint32_t h = 0; h < n_q; h++) {
-            double want[256], l = dense_attention(w, h * w->p.n_kv / n_q, q + ((size_t)r * n_q + h) * dk, first + r, want);
+            const float *row = q + ((size_t)r * n_q + h) * dk;
+            uint32_t kv = h * w->p.n_kv / n_q;
+            double want[256], l = dense_attention(w, kv, row, first + r, want);
             double e = distance(out + ((size_t)r * n_q + h) * dv, want, dv);
             if (!(e <= tolerance)) fail_msg("row %u head %u: %g", r, h, e);
-            if (lse && !(fabs(lse[r * n_q + h] - l) <= (tolerance > 5e-4 ? 0.05 : score_error(w, q + ((size_t)r * n_q + h) * dk, h * w->p.n_kv / n_q) * (1 + fabs(l))))) fail_msg("row %u head %u: lse %.8g, not %.8g", r, h, lse[r * n_q + h], l);
+            if (!lse) continue;
+            float got = lse[r * n_q + h];
+            double allowed = tolerance > 5e-4 ? 0.05 : score_error(w, row, kv) * (1 + fabs(l));
+            if (!(fabs(got - l) <= allowed)) fail_msg("row %u head %u: lse %.8g, not %.8g", r, h, got, l);
         }
 }
 

@@ -6,7 +6,7 @@
  */
 /* ------------------------------------------------------------------ Q8: integer codes around 128 */
 /* One step of 16-bit codes for nq rows with largest |x| = top[q]; steps are 0 where all is 0. */
-INLINE void code_steps(const v16 *top, const float limit, float *step, v16 *inv, const int nq)
+KV_INLINE void code_steps(const v16 *top, const float limit, float *step, v16 *inv, const int nq)
 {
     for (int q = 0; q < nq; q++) {
         float most = v_hmax(top[q]);
@@ -17,7 +17,7 @@ INLINE void code_steps(const v16 *top, const float limit, float *step, v16 *inv,
 }
 
 /* Codes of 16 bits of x[q][from, to), multiples of 16; total[q]: 128 times their sum. */
-INLINE void make_words(const float *x, size_t x_stride, uint32_t from, uint32_t to, const v16 *top, const float limit, int16_t *codes, size_t stride,
+KV_INLINE void make_words(const float *x, size_t x_stride, uint32_t from, uint32_t to, const v16 *top, const float limit, int16_t *codes, size_t stride,
                        float *step, n16 *total, const int nq)
 {
     v16 inv[KV_ATTN_QBLOCK];
@@ -34,7 +34,7 @@ INLINE void make_words(const float *x, size_t x_stride, uint32_t from, uint32_t 
 }
 
 /* s[n] = scale, mid[n] = min + 128 scale of n channels or slots, n rounded up to 16, lanes from n on 0. */
-INLINE void q8_affine(const uint8_t *page, uint32_t scale_off, uint32_t min_off, uint32_t n, float *s, float *mid)
+KV_INLINE void q8_affine(const uint8_t *page, uint32_t scale_off, uint32_t min_off, uint32_t n, float *s, float *mid)
 {
     widen_padded((const uint16_t *)(const void *)(page + scale_off), n, s);
     widen_padded((const uint16_t *)(const void *)(page + min_off), n, mid);
@@ -42,7 +42,7 @@ INLINE void q8_affine(const uint8_t *page, uint32_t scale_off, uint32_t min_off,
 }
 
 /* Scores of one page, in rows of RUN slots. */
-INLINE void q8_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, float *scores, const int nq)
+KV_INLINE void q8_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, float *scores, const int nq)
 {
     const kv_page_layout *L = a->layout;
     const uint32_t stride = w->slots > w->d ? w->slots : w->d, t0 = a->lo & ~15u, t1 = (a->hi + 15u) & ~15u;
@@ -71,7 +71,7 @@ INLINE void q8_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, float
 }
 
 /* Adds the values of one page to o. */
-INLINE void q8_values(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const float *scores, const int nq)
+KV_INLINE void q8_values(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const float *scores, const int nq)
 {
     const kv_page_layout *L = a->layout;
     const uint32_t stride = w->slots > w->d ? w->slots : w->d, t0 = a->lo & ~15u, t1 = (a->hi + 15u) & ~15u;
@@ -100,7 +100,7 @@ INLINE void q8_values(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const
         }
 }
 
-INLINE void q8_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq)
+KV_INLINE void q8_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq)
 {
     float keep[KV_ATTN_QBLOCK];
     for (uint32_t i = 0; i < n; i++) {
@@ -124,10 +124,10 @@ static void page_q8(const kv_attn_page *a, uint32_t n, kv_attn_work *w) { BY_BLO
 #ifndef KV_ATTN_OWN_LADDER
 /* ------------------------------------------------------------------ LADDER: integer codes */
 /* 2^(exponent + e0) (1 + mantissa / 16) of 16 tokens: their bytes go in above the 19 low bits of a float whose exponent is e0. */
-INLINE v16 token_scales(const uint8_t *u, uint32_t bias) { return v_bits(n_add(n_shl19(n_u8(u)), n_set((int)bias))); }
+KV_INLINE v16 token_scales(const uint8_t *u, uint32_t bias) { return v_bits(n_add(n_shl19(n_u8(u)), n_set((int)bias))); }
 
 /* {smax, lo, step} of K's widths 0..6 and of V, and a 255th of them; what follows in the page is not used. */
-INLINE void ladder_triples(const kv_attn_page *a, float *triple, float *unit)
+KV_INLINE void ladder_triples(const kv_attn_page *a, float *triple, float *unit)
 {
     const uint16_t *halves = (const uint16_t *)(const void *)(a->data + a->layout->triples_off);
     for (uint32_t i = 0; i < 32; i += 16) {
@@ -140,7 +140,7 @@ INLINE void ladder_triples(const kv_attn_page *a, float *triple, float *unit)
 
 /* Scales and midpoints of the ranks: score = sum_r q_r scale_r (code_r - levels_r / 2) + sum_r q_r mid_r with mid = min + scale levels / 2;
  * centred codes halve what the rounding of the query costs. V likewise, and the token scales. */
-INLINE void ladder_k_scales(const kv_attn_page *a, kv_attn_work *w)
+KV_INLINE void ladder_k_scales(const kv_attn_page *a, kv_attn_work *w)
 {
     const kv_page_layout *L = a->layout;
     float triple[32], unit[32];
@@ -156,7 +156,7 @@ INLINE void ladder_k_scales(const kv_attn_page *a, kv_attn_work *w)
     }
 }
 
-INLINE void ladder_v_scales(const kv_attn_page *a, kv_attn_work *w)
+KV_INLINE void ladder_v_scales(const kv_attn_page *a, kv_attn_work *w)
 {
     const kv_page_layout *L = a->layout;
     float triple[32], unit[32], half = 0.5f * (float)((1u << L->v_bits) - 1);
@@ -185,7 +185,7 @@ INLINE void ladder_v_scales(const kv_attn_page *a, kv_attn_work *w)
 
 /* Codes of nq rows x[q][from, to) (multiples of 16) with largest |x| = top[q]: one row of codes each, or two rows of halves. Writes the steps
  * (0 where all is 0) and total[q] = sum of code times levels (NULL: 1). */
-INLINE void make_codes(const float *x, size_t x_stride, uint32_t from, uint32_t to, const v16 *top, const float limit, const bool wide,
+KV_INLINE void make_codes(const float *x, size_t x_stride, uint32_t from, uint32_t to, const v16 *top, const float limit, const bool wide,
                        const int32_t *levels, int8_t *codes, size_t stride, float *step, int32_t *total, const int nq)
 {
     v16 inv[KV_ATTN_QBLOCK];
@@ -207,14 +207,14 @@ INLINE void make_codes(const float *x, size_t x_stride, uint32_t from, uint32_t 
 }
 
 /* Integer sums of one query: one row, or two of 15 bits. */
-INLINE v16 row_sums(const int32_t *row, size_t stride, uint32_t i, const bool wide)
+KV_INLINE v16 row_sums(const int32_t *row, size_t stride, uint32_t i, const bool wide)
 {
     n16 s = n_load(row + i);
     return n_float(wide ? n_add(n_shl(s, 7), n_load(row + stride + i)) : s);
 }
 
 /* Query codes: rank order, channel scales folded in. */
-INLINE void ladder_queries(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, size_t stride, float *step, float *bias, int32_t *total, const int nq, const bool wide)
+KV_INLINE void ladder_queries(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, size_t stride, float *step, float *bias, int32_t *total, const int nq, const bool wide)
 {
     const kv_page_layout *L = a->layout;
     v16 top[KV_ATTN_QBLOCK], sum[KV_ATTN_QBLOCK];
@@ -233,7 +233,7 @@ INLINE void ladder_queries(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, 
 }
 
 /* Probability codes: token scales folded in; sum[q] of p a. */
-INLINE void ladder_weights(const kv_attn_page *a, kv_attn_work *w, const float *scores, size_t stride, float *step, float *sum, int32_t *total, const int nq, const bool wide)
+KV_INLINE void ladder_weights(const kv_attn_page *a, kv_attn_work *w, const float *scores, size_t stride, float *step, float *sum, int32_t *total, const int nq, const bool wide)
 {
     uint32_t t0 = a->lo & ~15u, t1 = (a->hi + 15u) & ~15u;
     v16 top[KV_ATTN_QBLOCK], f[KV_ATTN_QBLOCK];
@@ -251,7 +251,7 @@ INLINE void ladder_weights(const kv_attn_page *a, kv_attn_work *w, const float *
     make_codes(w->weighted, w->slots, t0, t1, top, wide ? KV_ATTN_P16_MAX : KV_ATTN_Q8_MAX, wide, NULL, w->codes, stride, step, total, nq);
 }
 
-INLINE void ladder_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, float *scores, const int nq, const bool wide)
+KV_INLINE void ladder_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, float *scores, const int nq, const bool wide)
 {
     uint32_t stride = w->slots > w->d ? w->slots : w->d;
     float step[KV_ATTN_QBLOCK], bias[KV_ATTN_QBLOCK];
@@ -267,7 +267,7 @@ INLINE void ladder_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, f
 }
 
 /* o += scale (step isum + off) + mid sum, off = -levels / 2 total step */
-INLINE void ladder_values(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const float *scores, const int nq, const bool wide)
+KV_INLINE void ladder_values(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, const float *scores, const int nq, const bool wide)
 {
     const kv_page_layout *L = a->layout;
     uint32_t stride = w->slots > w->d ? w->slots : w->d;
@@ -288,7 +288,7 @@ INLINE void ladder_values(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, c
     }
 }
 
-INLINE void ladder_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq, const bool kwide, const bool vwide)
+KV_INLINE void ladder_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq, const bool kwide, const bool vwide)
 {
     float keep[KV_ATTN_QBLOCK];
     for (uint32_t i = 0; i < n; i++) {
@@ -307,8 +307,8 @@ INLINE void ladder_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uin
     }
 }
 
-INLINE void ladder_8_8(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { ladder_block(a, n, w, q0, nq, false, false); }
-INLINE void ladder_16_16(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { ladder_block(a, n, w, q0, nq, true, true); }
+KV_INLINE void ladder_8_8(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { ladder_block(a, n, w, q0, nq, false, false); }
+KV_INLINE void ladder_16_16(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { ladder_block(a, n, w, q0, nq, true, true); }
 static void ladder_8_16(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, int nq) { ladder_block(a, n, w, q0, nq, false, true); }
 static void ladder_16_8(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, int nq) { ladder_block(a, n, w, q0, nq, true, false); }
 

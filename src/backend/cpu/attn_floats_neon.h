@@ -20,7 +20,7 @@ VOP void page_scores(const uint8_t *base, uint32_t P, uint32_t dkp, uint32_t t0,
     for (uint32_t c = 0; c < dkp; c += 4) {
         float32x4_t k[KV_ATTN_QBLOCK];
         for (int q = 0; q < nq; q++) k[q] = vld1q_f32(y + (uint32_t)q * y_stride + c);
-        LANE_UNROLL
+        KV_UNROLL
         for (int j = 0; j < 4; j++, base += step) {
             v16 x = source(base, t0, src);
             for (int q = 0; q < nq; q++) acc[q] = v_fma_lane(acc[q], x, k[q], j);
@@ -56,7 +56,7 @@ VOP void value_blocks(const kv_attn_page *a, const page_probs *w, uint32_t q0, c
     for (; t + 4 <= n; t += 4) {
         float32x4_t f[KV_ATTN_QBLOCK];
         for (int q = 0; q < nq; q++) f[q] = vld1q_f32(p + (uint32_t)q * slots + t);
-        LANE_UNROLL
+        KV_UNROLL
         for (int i = 0; i < 4; i++, row += step, ga += groups, gb += groups) {
             value_row(row, col, ga, gb, at, src, x, nb);
             for (int q = 0; q < nq; q++)

@@ -4,10 +4,10 @@
  * Order of a sum: see page_scores and page_values.
  */
 enum { SRC_F16, SRC_2BIT_16, SRC_2BIT_32, SRC_4BIT_32 }; /* packed codes with their group, so that loops know the steps */
-INLINE int source_shift(const int src) { return src == SRC_2BIT_16 ? 4 : 5; }
+KV_INLINE int source_shift(const int src) { return src == SRC_2BIT_16 ? 4 : 5; }
 
 /* 16 values from element `at` of a row of f16 or packed codes. */
-INLINE v16 source(const uint8_t *row, uint32_t at, const int src)
+KV_INLINE v16 source(const uint8_t *row, uint32_t at, const int src)
 {
     switch (src) {
     case SRC_F16: return v_f16((const uint16_t *)(const void *)row + at);
@@ -16,7 +16,7 @@ INLINE v16 source(const uint8_t *row, uint32_t at, const int src)
     default: return v_codes4(row + at / 2);
     }
 }
-INLINE uint32_t source_bytes(uint32_t n, const int src) { return src == SRC_F16 ? 2 * n : src == SRC_4BIT_32 ? n / 2 : n / 4; }
+KV_INLINE uint32_t source_bytes(uint32_t n, const int src) { return src == SRC_F16 ? 2 * n : src == SRC_4BIT_32 ? n / 2 : n / 4; }
 
 /* Probabilities of a page from its slot lo on, rows of queries `row` floats apart; GROUP: scales and minima of the same slots' groups. */
 typedef struct page_probs {
@@ -34,7 +34,7 @@ typedef struct page_probs {
 #else
 /* o[q][16 nv channels from col] = o keep[q] + sum over slots, ascending, of p[q][t] x[t][channel]. Packed codes become x by the
  * scale and minimum of their (slot, group of channels). f: lines to fetch on the way. */
-INLINE void page_values(const kv_attn_page *a, const page_probs *w, uint32_t q0, const float *keep, uint32_t col,
+KV_INLINE void page_values(const kv_attn_page *a, const page_probs *w, uint32_t q0, const float *keep, uint32_t col,
                         const int src, const int nq, const int nv, fetch *f)
 {
     const kv_page_layout *L = a->layout;
@@ -61,7 +61,7 @@ INLINE void page_values(const kv_attn_page *a, const page_probs *w, uint32_t q0,
 }
 
 /* scores[q][t] = bias[q] + sum_c x[c][t] y[q][c] for 16 slots from t0, by PAGE_PARTS partial sums of c mod 4. f: as above. */
-INLINE void page_scores(const uint8_t *base, uint32_t P, uint32_t dkp, uint32_t t0, const float *y, size_t y_stride, const float *bias,
+KV_INLINE void page_scores(const uint8_t *base, uint32_t P, uint32_t dkp, uint32_t t0, const float *y, size_t y_stride, const float *bias,
                         float *scores, size_t row, const int src, const int nq, fetch *f)
 {
     v16 acc[KV_ATTN_QBLOCK][4];
@@ -82,7 +82,7 @@ INLINE void page_scores(const uint8_t *base, uint32_t P, uint32_t dkp, uint32_t 
 #endif
 
 /* Values of all pages of a run; keep comes in with the first. */
-INLINE void run_values(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const float *keep, const int src, const int nq)
+KV_INLINE void run_values(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const float *keep, const int src, const int nq)
 {
     const float ones[KV_ATTN_QBLOCK] = {1.0f, 1.0f, 1.0f, 1.0f};
     const uint32_t dvp = a->layout->dvp, groups = a->layout->v_groups;
@@ -99,7 +99,7 @@ INLINE void run_values(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint3
     }
 }
 
-INLINE void f16_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq)
+KV_INLINE void f16_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq)
 {
     const kv_page_layout *L = a->layout;
     const float bias[KV_ATTN_QBLOCK] = {0};
@@ -117,7 +117,7 @@ INLINE void f16_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32
 }
 
 /* qs[q][c] = q_c scale_c; bias[q] = sum_c q_c min_c (16 lanes over c, then the halves) for a group's n scales and minima in f16. */
-INLINE void fold_group(const kv_attn_page *a, uint32_t q0, const uint16_t *scale, const uint16_t *min, uint32_t n, float *qs, size_t stride, float *bias,
+KV_INLINE void fold_group(const kv_attn_page *a, uint32_t q0, const uint16_t *scale, const uint16_t *min, uint32_t n, float *qs, size_t stride, float *bias,
                        const int nq)
 {
     v16 sum[KV_ATTN_QBLOCK];
@@ -136,7 +136,7 @@ INLINE void fold_group(const kv_attn_page *a, uint32_t q0, const uint16_t *scale
 static void page_f16(const kv_attn_page *a, uint32_t n, kv_attn_work *w) { BY_BLOCK(f16_block, a, n, w) }
 
 /* GROUP: a vector of 16 slots lies in one group of K (g is 16 or 32), so the scales fold into the query once a group. */
-INLINE void group_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, float *scores, const int src, const int nq)
+KV_INLINE void group_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, float *scores, const int src, const int nq)
 {
     const kv_page_layout *L = a->layout;
     const uint32_t g = 1u << source_shift(src);
@@ -151,7 +151,7 @@ INLINE void group_scores(const kv_attn_page *a, kv_attn_work *w, uint32_t q0, fl
     fetch_rest(f);
 }
 
-INLINE void group_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq, const int src)
+KV_INLINE void group_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq, const int src)
 {
     float keep[KV_ATTN_QBLOCK];
     for (uint32_t i = 0; i < n; i++) {
@@ -161,9 +161,9 @@ INLINE void group_block(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint
     softmax_pages(a, n, w, q0, keep, nq);
     run_values(a, n, w, q0, keep, src, nq);
 }
-INLINE void block_2_16(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { group_block(a, n, w, q0, nq, SRC_2BIT_16); }
-INLINE void block_2_32(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { group_block(a, n, w, q0, nq, SRC_2BIT_32); }
-INLINE void block_4_32(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { group_block(a, n, w, q0, nq, SRC_4BIT_32); }
+KV_INLINE void block_2_16(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { group_block(a, n, w, q0, nq, SRC_2BIT_16); }
+KV_INLINE void block_2_32(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { group_block(a, n, w, q0, nq, SRC_2BIT_32); }
+KV_INLINE void block_4_32(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, const int nq) { group_block(a, n, w, q0, nq, SRC_4BIT_32); }
 
 static void page_group(const kv_attn_page *a, uint32_t n, kv_attn_work *w)
 {

@@ -6,14 +6,14 @@
  */
 
 /* Lanes of the vector at slot g that lie in [lo, hi); the others -inf, also where nothing was computed. */
-INLINE v16 seen(const float *x, uint32_t g, uint32_t lo, uint32_t hi)
+KV_INLINE v16 seen(const float *x, uint32_t g, uint32_t lo, uint32_t hi)
 {
     if (g + 16 <= lo || g >= hi) return v_set(-INFINITY);
     if (g >= lo && g + 16 <= hi) return v_load(x + g);
     return v_keep(v_load(x + g), g < lo ? (int)(lo - g) : 0, hi - g < 16 ? (int)(hi - g) : 16, -INFINITY);
 }
 
-INLINE void tap_page(const float *x, uint32_t lo, uint32_t hi, float *y)
+KV_INLINE void tap_page(const float *x, uint32_t lo, uint32_t hi, float *y)
 {
     v16 most = v_set(-INFINITY), sum = v_set(0.0f), squares = v_set(0.0f);
     for (uint32_t g = lo & ~15u; g < hi; g += 16) most = v_max(most, seen(x, g, lo, hi));

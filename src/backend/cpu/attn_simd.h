@@ -16,7 +16,7 @@
 
 /* For nq rows of scores, `stride` floats apart, of whose vectors [lo, hi) count: they become 2^(s - m'), m and l move on, and keep =
  * 2^(m - m') is the factor of what was there before. The rows go side by side: one alone waits for its reductions. */
-INLINE void softmax_rows(float *s, size_t stride, uint32_t lo, uint32_t hi, float *m, float *l, float *keep, const int nq)
+KV_INLINE void softmax_rows(float *s, size_t stride, uint32_t lo, uint32_t hi, float *m, float *l, float *keep, const int nq)
 {
     uint32_t g0 = lo / 16 * 16, g1 = (hi + 15) / 16 * 16;
     v16 top[TILE_MR], base[TILE_MR], sum[TILE_MR];
@@ -46,7 +46,7 @@ INLINE void softmax_rows(float *s, size_t stride, uint32_t lo, uint32_t hi, floa
 }
 
 /* The same for the slots of a run of pages: scores[q][i][slot] become probabilities in one step; l's sum goes over the pages in order. */
-INLINE void softmax_pages(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, float *keep, const int nq)
+KV_INLINE void softmax_pages(const kv_attn_page *a, uint32_t n, kv_attn_work *w, uint32_t q0, float *keep, const int nq)
 {
     const size_t row = (size_t)KV_ATTN_RUN * w->slots;
     v16 top[KV_ATTN_QBLOCK], base[KV_ATTN_QBLOCK], sum[KV_ATTN_QBLOCK];
@@ -82,7 +82,7 @@ INLINE void softmax_pages(const kv_attn_page *a, uint32_t n, kv_attn_work *w, ui
 }
 
 /* o *= keep */
-INLINE void keep_rows(const kv_attn_page *a, uint32_t q0, const float *keep, const int nq)
+KV_INLINE void keep_rows(const kv_attn_page *a, uint32_t q0, const float *keep, const int nq)
 {
     for (int q = 0; q < nq; q++) {
         float *o = a->o + (q0 + (uint32_t)q) * a->o_stride;
@@ -90,7 +90,7 @@ INLINE void keep_rows(const kv_attn_page *a, uint32_t q0, const float *keep, con
     }
 }
 
-INLINE v16 v_abs(v16 x) { return v_max(x, v_sub(v_set(0.0f), x)); }
+KV_INLINE v16 v_abs(v16 x) { return v_max(x, v_sub(v_set(0.0f), x)); }
 
 static void widen(const uint16_t *x, uint32_t n, float *y)
 {
@@ -100,7 +100,7 @@ static void widen(const uint16_t *x, uint32_t n, float *y)
 }
 
 /* y[n] = f32(x[n]) for n rounded up to 16, lanes from n on 0. The last vector is read backwards from the end: behind x the page may end. */
-INLINE void widen_padded(const uint16_t *x, uint32_t n, float *y)
+KV_INLINE void widen_padded(const uint16_t *x, uint32_t n, float *y)
 {
     uint32_t i = 0;
     for (; i + 16 <= n; i += 16) v_store(y + i, v_f16(x + i));

@@ -5,24 +5,19 @@
  */
 #include "backend/cpu/attn.h"
 #include "backend/cpu/attn_tile.h"
+#include "backend/cpu/loops.h"
 
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
 typedef __m512 v16;
 typedef __m512i n16;
 
 /* 2^x by 2^floor(x) 2^r, 0 <= r < 1, degree 5 in r, minimax with 2^0 = 1: relative error below 1e-7. Below -100 it is 2^-100, so that
  * nothing is denormal: no f32 sum that holds a 1 sees it. */
-INLINE v16 exp2_of(v16 x)
+KV_INLINE v16 exp2_of(v16 x)
 {
     x = _mm512_max_ps(x, _mm512_set1_ps(-100.0f));
     v16 r = _mm512_reduce_ps(x, 0x09); /* x - floor(x) */
@@ -35,24 +30,24 @@ INLINE v16 exp2_of(v16 x)
 }
 
 /* Low halves of a and b as pairs. */
-INLINE n16 pairs(n16 a, n16 b) { return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16)); }
-INLINE n16 broadcast(const void *p)
+KV_INLINE n16 pairs(n16 a, n16 b) { return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16)); }
+KV_INLINE n16 broadcast(const void *p)
 {
     int32_t x;
     memcpy(&x, p, 4);
     return _mm512_set1_epi32(x);
 }
 /* sum + the products of pairs. In assembler: around the intrinsic gcc 12 copies every sum in every round. */
-INLINE n16 dot(n16 sum, n16 x, n16 y)
+KV_INLINE n16 dot(n16 sum, n16 x, n16 y)
 {
     __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
     return sum;
 }
-INLINE v16 divide(float a, v16 b) { return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(b, _mm512_set1_ps(KV_ATTN_TINY), _CMP_GT_OQ), _mm512_set1_ps(a), b); }
+KV_INLINE v16 divide(float a, v16 b) { return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(b, _mm512_set1_ps(KV_ATTN_TINY), _CMP_GT_OQ), _mm512_set1_ps(a), b); }
 
 /* ------------------------------------------------------------------ codes */
 /* A step for each token and its reciprocal, 0 for a token of nothing. */
-INLINE void key_steps(const float *kt, uint32_t dk, float *step, v16 *inv)
+KV_INLINE void key_steps(const float *kt, uint32_t dk, float *step, v16 *inv)
 {
     v16 norm[4], top[4];
     for (int v = 0; v < 4; v++) norm[v] = top[v] = _mm512_setzero_ps();
@@ -107,10 +102,10 @@ static void keys(const float *kt, uint32_t dk, const float *v, uint32_t dvp, kv_
     if (v) value_codes(v, dvp, t);
 }
 
-INLINE __mmask16 first_lanes(uint32_t n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
+KV_INLINE __mmask16 first_lanes(uint32_t n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
 
 /* 16 x 16 dwords, in place. */
-INLINE void transpose(n16 *r)
+KV_INLINE void transpose(n16 *r)
 {
     n16 t[16];
     for (int i = 0; i < 16; i += 4) {
@@ -132,7 +127,7 @@ INLINE void transpose(n16 *r)
 }
 
 /* codes[(dk + 1) / 2] of 16 rows, a lane each; rows from count on are 0. Returns the steps. */
-INLINE v16 query_codes(const float *const *x, uint32_t count, uint32_t dk, n16 *codes)
+KV_INLINE v16 query_codes(const float *const *x, uint32_t count, uint32_t dk, n16 *codes)
 {
     n16 channel[256];
     v16 norm[4], top = _mm512_setzero_ps();
@@ -209,32 +204,32 @@ typedef struct lanes {
 } lanes;
 
 /* s[t][row] = score / q_step; top: the largest. */
-INLINE void scores(const kv_tile_rows *r, const kv_tile_codes *t, const lanes *b, v16 *top, const int nv)
+KV_INLINE void scores(const kv_tile_rows *r, const kv_tile_codes *t, const lanes *b, v16 *top, const int nv)
 {
     const uint32_t n_pairs = (r->dk + 1) / 2;
-    UNROLL
+    KV_UNROLL
     for (int v = 0; v < nv; v++) top[v] = _mm512_set1_ps(-INFINITY);
     for (int at = 0; at < 64; at += 8) {
         n16 acc[8][WIDE];
-        UNROLL
+        KV_UNROLL
         for (int i = 0; i < 8; i++)
-            UNROLL
+            KV_UNROLL
             for (int v = 0; v < nv; v++) acc[i][v] = _mm512_setzero_si512();
         const int32_t *q = b->q, *k = t->k + at;
         for (uint32_t j = 0; j < n_pairs; j++, q += KV_TILE_BLOCK, k += 64) {
             n16 x[WIDE];
-            UNROLL
+            KV_UNROLL
             for (int v = 0; v < nv; v++) x[v] = _mm512_loadu_si512(q + 16 * v);
-            UNROLL
+            KV_UNROLL
             for (int i = 0; i < 8; i++) {
                 n16 y = broadcast(k + i);
-                UNROLL
+                KV_UNROLL
                 for (int v = 0; v < nv; v++) acc[i][v] = dot(acc[i][v], x[v], y);
             }
         }
-        UNROLL
+        KV_UNROLL
         for (int i = 0; i < 8; i++)
-            UNROLL
+            KV_UNROLL
             for (int v = 0; v < nv; v++) {
                 v16 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[i][v]), _mm512_set1_ps(t->k_step[at + i]));
                 top[v] = _mm512_max_ps(top[v], y);
@@ -243,14 +238,14 @@ INLINE void scores(const kv_tile_rows *r, const kv_tile_codes *t, const lanes *b
     }
 }
 
-INLINE __mmask16 sees(const lanes *b, int v, int at)
+KV_INLINE __mmask16 sees(const lanes *b, int v, int at)
 {
     n16 column = _mm512_set1_epi32(at);
     return _mm512_cmple_epi32_mask(b->lo[v], column) & _mm512_cmpgt_epi32_mask(b->hi[v], column);
 }
 
 /* Scores of columns a row does not see become -inf. */
-INLINE void mask(const kv_tile_rows *r, const lanes *b, v16 *top, const int nv)
+KV_INLINE void mask(const kv_tile_rows *r, const lanes *b, v16 *top, const int nv)
 {
     for (int v = 0; v < nv; v++) top[v] = _mm512_set1_ps(-INFINITY);
     for (int at = 0; at < 64; at++)
@@ -263,7 +258,7 @@ INLINE void mask(const kv_tile_rows *r, const lanes *b, v16 *top, const int nv)
 }
 
 /* Scores become codes of probability times V's step, in pairs of tokens; m and l move on. keep: factor of the sums so far, step: of the codes. */
-INLINE void probabilities(const kv_tile_rows *r, const kv_tile_codes *t, const lanes *b, const v16 *top, v16 *keep, v16 *step, const int nv,
+KV_INLINE void probabilities(const kv_tile_rows *r, const kv_tile_codes *t, const lanes *b, const v16 *top, v16 *keep, v16 *step, const int nv,
                           const bool edge)
 {
     float *const s = r->s;
@@ -308,29 +303,29 @@ INLINE void probabilities(const kv_tile_rows *r, const kv_tile_codes *t, const l
         }
 }
 
-INLINE void values(const kv_tile_rows *r, const kv_tile_codes *t, const lanes *b, const v16 *keep, const v16 *step, const int nv)
+KV_INLINE void values(const kv_tile_rows *r, const kv_tile_codes *t, const lanes *b, const v16 *keep, const v16 *step, const int nv)
 {
     for (uint32_t c = 0; c < r->dvp; c += 8) {
         n16 acc[8][WIDE];
-        UNROLL
+        KV_UNROLL
         for (int i = 0; i < 8; i++)
-            UNROLL
+            KV_UNROLL
             for (int v = 0; v < nv; v++) acc[i][v] = _mm512_setzero_si512();
         const int32_t *p = (const int32_t *)(const void *)r->s, *x = t->v + c;
         for (int j = 0; j < 32; j++, p += KV_TILE_BLOCK, x += r->dvp) {
             n16 w[WIDE];
-            UNROLL
+            KV_UNROLL
             for (int v = 0; v < nv; v++) w[v] = _mm512_loadu_si512(p + 16 * v);
-            UNROLL
+            KV_UNROLL
             for (int i = 0; i < 8; i++) {
                 n16 y = broadcast(x + i);
-                UNROLL
+                KV_UNROLL
                 for (int v = 0; v < nv; v++) acc[i][v] = dot(acc[i][v], w[v], y);
             }
         }
-        UNROLL
+        KV_UNROLL
         for (int i = 0; i < 8; i++)
-            UNROLL
+            KV_UNROLL
             for (int v = 0; v < nv; v++) {
                 float *o = b->o + (c + (uint32_t)i) * KV_TILE_BLOCK + 16 * v;
                 _mm512_storeu_ps(o, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][v]), step[v], _mm512_mul_ps(_mm512_loadu_ps(o), keep[v])));
@@ -338,7 +333,7 @@ INLINE void values(const kv_tile_rows *r, const kv_tile_codes *t, const lanes *b
     }
 }
 
-INLINE void fold_lanes(const kv_tile_rows *r, uint32_t row, const kv_tile_codes *t, const int nv)
+KV_INLINE void fold_lanes(const kv_tile_rows *r, uint32_t row, const kv_tile_codes *t, const int nv)
 {
     const uint32_t n_pairs = (r->dk + 1) / 2;
     const size_t block = row / KV_TILE_BLOCK;
@@ -370,7 +365,7 @@ static void fold(const kv_tile_rows *r, uint32_t from, uint32_t to, const kv_til
 
 /* ------------------------------------------------------------------ column sums: tokens in lanes, rows one after the other */
 /* plain: every row sees all 64 columns and adds p itself to the sums alone, as most rows of `attn` do. */
-INLINE void cols_rows(const kv_tile_cols *c, uint32_t i0, const int mr, const bool plain)
+KV_INLINE void cols_rows(const kv_tile_cols *c, uint32_t i0, const int mr, const bool plain)
 {
     n16 acc[6][4];
     const uint32_t n_pairs = (c->dk + 1) / 2;
@@ -391,12 +386,12 @@ INLINE void cols_rows(const kv_tile_cols *c, uint32_t i0, const int mr, const bo
         v16 k_step = _mm512_loadu_ps(c->keys->k_step + 16 * v), sum = _mm512_loadu_ps(c->sums + 16 * v), mass = _mm512_loadu_ps(c->mass + 16 * v);
         if (plain) {
             v16 p[6];
-            UNROLL
+            KV_UNROLL
             for (int i = 0; i < mr; i++) {
                 v16 y = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[i][v]), k_step);
                 p[i] = exp2_of(_mm512_fmsub_ps(y, _mm512_set1_ps(c->q_step[i0 + (uint32_t)i]), _mm512_set1_ps(c->lse[i0 + (uint32_t)i])));
             }
-            UNROLL
+            KV_UNROLL
             for (int i = 0; i < mr; i++) sum = _mm512_add_ps(sum, p[i]);
             _mm512_storeu_ps(c->sums + 16 * v, sum);
             continue;

@@ -4,7 +4,7 @@
  * rows of a prompt and their column sums. TILE_NV (the vectors of one register block) comes from the instruction set.
  */
 /* acc[i][j] += sum_c a[i][c] b[c][16 j..], c ascending. */
-INLINE void multiply(v16 acc[TILE_MR][TILE_NV], const float *const *a, uint32_t kdim, const float *b, size_t ldb, const int mr, const int nv)
+KV_INLINE void multiply(v16 acc[TILE_MR][TILE_NV], const float *const *a, uint32_t kdim, const float *b, size_t ldb, const int mr, const int nv)
 {
     for (uint32_t c = 0; c < kdim; c++, b += ldb) {
         v16 x[TILE_NV];
@@ -17,7 +17,7 @@ INLINE void multiply(v16 acc[TILE_MR][TILE_NV], const float *const *a, uint32_t 
 }
 
 /* o[i][0..16 nv) = o keep[i] + sum_t p[i][t] v[t]. */
-INLINE void tile_values(const kv_attn_tile *t, uint32_t i0, uint32_t col, const float *const *p, const float *keep, const int mr, const int nv)
+KV_INLINE void tile_values(const kv_attn_tile *t, uint32_t i0, uint32_t col, const float *const *p, const float *keep, const int mr, const int nv)
 {
     v16 acc[TILE_MR][TILE_NV];
     for (int i = 0; i < mr; i++)
@@ -27,7 +27,7 @@ INLINE void tile_values(const kv_attn_tile *t, uint32_t i0, uint32_t col, const 
         for (int j = 0; j < nv; j++) v_store(t->o + (i0 + (uint32_t)i) * t->o_stride + col + 16 * j, acc[i][j]);
 }
 
-INLINE void tile_rows(const kv_attn_tile *t, uint32_t i0, const int mr)
+KV_INLINE void tile_rows(const kv_attn_tile *t, uint32_t i0, const int mr)
 {
     const float *a[TILE_MR], *p[TILE_MR];
     float keep[TILE_MR];
@@ -64,7 +64,7 @@ static void tile(const kv_attn_tile *t)
 }
 
 #ifndef COLS_ROW /* a level with few registers may keep this out of line: its constants would push the sums of cols_rows out of them */
-#define COLS_ROW INLINE
+#define COLS_ROW KV_INLINE
 #endif
 /* Adds row r, whose TILE_NV vectors of products from column col are s. */
 COLS_ROW void cols_row(const kv_attn_cols *c, uint32_t r, int col, const float *s)
@@ -79,7 +79,7 @@ COLS_ROW void cols_row(const kv_attn_cols *c, uint32_t r, int col, const float *
 
 /* Adds the columns of mr rows, one row after the other. Their products wait in memory: a row picked out of acc by its number would keep all
  * of acc there, written at each step of the multiplication. */
-INLINE void cols_rows(const kv_attn_cols *c, uint32_t i0, const int mr)
+KV_INLINE void cols_rows(const kv_attn_cols *c, uint32_t i0, const int mr)
 {
     float part[TILE_MR][16 * TILE_NV];
     for (int col = 0; col < 64; col += 16 * TILE_NV) {

@@ -4,26 +4,26 @@
  * and sum here rounds by itself. Owns the reading of packed codes by vectors of 16; must not know what the values are for.
  */
 #include "backend/cpu/attn_tile.h"
+#include "backend/cpu/loops.h"
 #include "policy/encode/encode.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 #include <immintrin.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
 typedef __m512 v16;
 typedef __m512i n16;
 
-INLINE v16 affine(v16 min, v16 scale, v16 code) { return _mm512_add_ps(min, _mm512_mul_ps(scale, code)); }
-INLINE v16 halves(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
-INLINE float half_at(const uint8_t *p, uint32_t i)
+KV_INLINE v16 affine(v16 min, v16 scale, v16 code) { return _mm512_add_ps(min, _mm512_mul_ps(scale, code)); }
+KV_INLINE v16 halves(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+KV_INLINE float half_at(const uint8_t *p, uint32_t i)
 {
     uint16_t h;
     memcpy(&h, p + 2 * i, 2);
     return _cvtsh_ss(h);
 }
 /* Lanes of channels c .. c + 15 that are real. */
-INLINE __mmask16 lanes_of(uint32_t c, uint32_t d) { return c + 16 <= d ? 0xffff : c < d ? (__mmask16)((1u << (d - c)) - 1) : 0; }
+KV_INLINE __mmask16 lanes_of(uint32_t c, uint32_t d) { return c + 16 <= d ? 0xffff : c < d ? (__mmask16)((1u << (d - c)) - 1) : 0; }
 
 /* ------------------------------------------------------------------ F16 */
 static void unpack_f16(const kv_page_layout *L, const uint8_t *page, uint32_t n, size_t stride, float *k, float *v)
@@ -37,7 +37,7 @@ static void unpack_f16(const kv_page_layout *L, const uint8_t *page, uint32_t n,
 }
 
 /* ------------------------------------------------------------------ Q8 */
-INLINE v16 bytes(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p))); }
+KV_INLINE v16 bytes(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p))); }
 
 static void unpack_q8(const kv_page_layout *L, const uint8_t *page, uint32_t n, size_t stride, float *k, float *v)
 {
@@ -56,7 +56,7 @@ static void unpack_q8(const kv_page_layout *L, const uint8_t *page, uint32_t n, 
 
 /* ------------------------------------------------------------------ GROUP */
 /* 16 codes of 2 or 4 bits, low bits first. */
-INLINE v16 codes_at(const uint8_t *p, uint32_t bits)
+KV_INLINE v16 codes_at(const uint8_t *p, uint32_t bits)
 {
     const n16 lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     uint64_t x = 0;
@@ -70,7 +70,7 @@ INLINE v16 codes_at(const uint8_t *p, uint32_t bits)
     return _mm512_cvtepi32_ps(_mm512_and_si512(y, _mm512_set1_epi32((int)((1u << bits) - 1))));
 }
 
-INLINE void group_of(const kv_page_layout *L, const uint8_t *page, uint32_t n, size_t stride, float *k, float *v, const uint32_t bits)
+KV_INLINE void group_of(const kv_page_layout *L, const uint8_t *page, uint32_t n, size_t stride, float *k, float *v, const uint32_t bits)
 {
     const uint32_t g = kv_formats[L->kf].group;
     for (uint32_t c = 0; c < L->dk; c++) {
@@ -99,7 +99,7 @@ static void unpack_group(const kv_page_layout *L, const uint8_t *page, uint32_t 
 
 /* ------------------------------------------------------------------ LADDER */
 /* The codes of an 8 x 8 tile: each plane is a mask of 64 bytes. Dword l < 8: column l of members 0 .. 3, l >= 8: of members 4 .. 7. */
-INLINE n16 tile_codes(const uint8_t *planes, uint32_t width)
+KV_INLINE n16 tile_codes(const uint8_t *planes, uint32_t width)
 {
     n16 x = _mm512_setzero_si512();
     for (uint32_t b = 0; b < width; b++) {
@@ -111,26 +111,26 @@ INLINE n16 tile_codes(const uint8_t *planes, uint32_t width)
 }
 
 /* Members 0 .. 7 of two neighbouring tiles as rows of 16 columns: byte i of a dword of x[quad]. */
-INLINE void tile_pair(const uint8_t *planes, size_t step, uint32_t width, n16 x[2])
+KV_INLINE void tile_pair(const uint8_t *planes, size_t step, uint32_t width, n16 x[2])
 {
     n16 a = tile_codes(planes, width), b = tile_codes(planes + step, width);
     x[0] = _mm512_shuffle_i64x2(a, b, 0x44);
     x[1] = _mm512_shuffle_i64x2(a, b, 0xee);
 }
-INLINE v16 member(n16 quad, uint32_t i)
+KV_INLINE v16 member(n16 quad, uint32_t i)
 {
     return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(quad, 8 * i), _mm512_set1_epi32(255)));
 }
 
 typedef struct triple { float unit, lo, step; } triple; /* smax / 255 and the rest */
-INLINE triple triple_of(const kv_page_layout *L, const uint8_t *page, uint32_t i)
+KV_INLINE triple triple_of(const kv_page_layout *L, const uint8_t *page, uint32_t i)
 {
     const uint8_t *p = page + L->triples_off + 6 * i;
     return (triple){half_at(p, 0) / 255.0f, half_at(p, 1), half_at(p, 2)};
 }
 
 /* Ranks 8b .. 8b + 7; channels of padding (order >= dk) share a row behind the others. */
-INLINE void ladder_block(const kv_page_layout *L, const uint8_t *page, uint32_t b, triple f, const uint8_t *planes, const uint32_t width, uint32_t n,
+KV_INLINE void ladder_block(const kv_page_layout *L, const uint8_t *page, uint32_t b, triple f, const uint8_t *planes, const uint32_t width, uint32_t n,
                          size_t stride, float *k)
 {
     float *to[8];
@@ -166,7 +166,7 @@ static void ladder_k(const kv_page_layout *L, const uint8_t *page, const kv_page
     }
 }
 
-INLINE void ladder_v(const kv_page_layout *L, const uint8_t *page, uint32_t n, float *v, const uint32_t bits)
+KV_INLINE void ladder_v(const kv_page_layout *L, const uint8_t *page, uint32_t n, float *v, const uint32_t bits)
 {
     const triple f = triple_of(L, page, 7);
     const int8_t e0 = (int8_t)page[L->e0_off];

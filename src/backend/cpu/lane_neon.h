@@ -6,17 +6,12 @@
 #ifndef KV_BACKEND_CPU_LANE_NEON_H
 #define KV_BACKEND_CPU_LANE_NEON_H
 
+#include "backend/cpu/loops.h"
+
 #include <arm_neon.h>
 
-#define LANE_INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define LANE_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define LANE_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 /* acc[i] += sum of w's four bytes i times the four bytes of lane `lane` of a. */
-LANE_INLINE int32x4_t dot(int32x4_t acc, int8x16_t w, int8x16_t a, const int lane) {
+KV_INLINE int32x4_t dot(int32x4_t acc, int8x16_t w, int8x16_t a, const int lane) {
     switch (lane) {
     case 0:
         return vdotq_laneq_s32(acc, w, a, 0);
@@ -28,7 +23,7 @@ LANE_INLINE int32x4_t dot(int32x4_t acc, int8x16_t w, int8x16_t a, const int lan
         return vdotq_laneq_s32(acc, w, a, 3);
     }
 }
-LANE_INLINE float32x4_t mul_lane(float32x4_t x, float32x4_t y, const int lane) {
+KV_INLINE float32x4_t mul_lane(float32x4_t x, float32x4_t y, const int lane) {
     switch (lane) {
     case 0:
         return vmulq_laneq_f32(x, y, 0);
@@ -40,7 +35,7 @@ LANE_INLINE float32x4_t mul_lane(float32x4_t x, float32x4_t y, const int lane) {
         return vmulq_laneq_f32(x, y, 3);
     }
 }
-LANE_INLINE float32x4_t fma_lane(float32x4_t acc, float32x4_t x, float32x4_t y, const int lane) {
+KV_INLINE float32x4_t fma_lane(float32x4_t acc, float32x4_t x, float32x4_t y, const int lane) {
     switch (lane) {
     case 0:
         return vfmaq_laneq_f32(acc, x, y, 0);
@@ -52,7 +47,7 @@ LANE_INLINE float32x4_t fma_lane(float32x4_t acc, float32x4_t x, float32x4_t y, 
         return vfmaq_laneq_f32(acc, x, y, 3);
     }
 }
-LANE_INLINE int32x4_t dup_lane(int32x4_t x, const int lane) {
+KV_INLINE int32x4_t dup_lane(int32x4_t x, const int lane) {
     switch (lane) {
     case 0:
         return vdupq_laneq_s32(x, 0);

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/loops.h"
 #include "backend/cpu/pack.h"
 
 #define KV_ACT_TINY 1e-30f
@@ -92,13 +93,6 @@ static inline uint32_t kv_mm_lanes(const kv_weight *w, uint32_t panel) {
     uint32_t o = panel * KV_PANEL;
     return o >= w->n ? 0 : w->n - o < KV_PANEL ? w->n - o : KV_PANEL;
 }
-
-#if defined(__clang__)
-#define KV_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define KV_UNROLL _Pragma("GCC unroll 16")
-#endif
-#define KV_INLINE static inline __attribute__((always_inline))
 
 /* ---- what the levels share */
 

@@ -10,6 +10,8 @@
 #ifndef KV_BACKEND_CPU_PROBE_H
 #define KV_BACKEND_CPU_PROBE_H
 
+#include "backend/cpu/loops.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,11 +29,7 @@ typedef struct kv_probe {
 } kv_probe;
 #define KV_PROBE_STEP 512u
 
-#if defined(__clang__)
-#define KV_PROBE_CHAINS(j, n) _Pragma("clang loop unroll(full)") for (int j = 0; j < (n); j++)
-#else
-#define KV_PROBE_CHAINS(j, n) _Pragma("GCC unroll 16") for (int j = 0; j < (n); j++)
-#endif
+#define KV_PROBE_CHAINS(j, n) KV_UNROLL for (int j = 0; j < (n); j++)
 
 /* Of a level of base/cpu.h; levels without a file of their own: the portable one. */
 const kv_probe *kv_cpu_probe(int level);
