@@ -75,6 +75,7 @@ static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
     const kv_layer *l = &m->layers[j->layer];
     float *x = j->x + (size_t)row0 * hp->n_embd;
     bool echo = row0 >= j->n_rows;
+    if (row0 == j->n_rows) kv_job_begin_echo(j);
     uint32_t place = place_of(j, row0);
     for (uint32_t r = 0; r < n; r++) f->positions[r] = j->start + place + r;
     kv_part_project(f, l, x, n);

@@ -17,7 +17,7 @@ static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* First row of the sync that a score's sums count. */
 static uint32_t votes_from(const kv_job *j, const kv_score_need *need) {
-    if (!need->pass || need->echo) return j->n_rows;
+    if (!need->pass || (need->echo && !(need->votes > 0))) return j->n_rows;
     return need->all_rows ? 0 : j->n_rows - min_u32(j->n_rows, need->window);
 }
 
@@ -25,7 +25,7 @@ static uint32_t step_of(const kv_score_need *need) { return need->stride ? need-
 
 static bool same_sums(const kv_job *j, const kv_score_need *a, const kv_score_need *b) {
     return a->pass && b->pass && a->echo == b->echo && a->square == b->square && step_of(a) == step_of(b) &&
-           votes_from(j, a) == votes_from(j, b);
+           votes_from(j, a) == votes_from(j, b); /* which says whether there are votes beside an echo */
 }
 
 /* The passes that make a target's sums and mass: others' where they are the same, a new one for what is missing. */
@@ -105,6 +105,14 @@ void kv_job_count_scored(kv_job *j, uint32_t end, double seconds) {
     for (uint32_t i = 0; i < j->n_targets; i++) {
         kv_job_target *t = &j->targets[i];
         if (t->plan.evict && min_u32(votes_from(j, &t->need), j->n_rows - t->mass_rows) < end) t->score_seconds += seconds;
+    }
+}
+
+void kv_job_begin_echo(kv_job *j) {
+    size_t n = j->e->m->hp.n_q * j->stride;
+    for (uint32_t i = 0; i < j->n_passes; i++) {
+        const kv_job_pass *p = &j->passes[i];
+        for (size_t k = 0; p->need.votes > 0 && k < n; k++) p->sums[k] *= p->need.votes;
     }
 }
 

@@ -9,12 +9,14 @@
 #include "policy/policy.h"
 
 /* What a score asks for. Column sums: of all rows or of the last `window`, of p or of p^2; echo: of the sync's rows read
- * once more behind themselves, all of them. Of every stride-th row. */
+ * once more behind themselves, all of them, and where votes > 0 of the last `window` as they are, times votes. Of every
+ * stride-th row. */
 typedef struct kv_score_need {
     bool pass; /* column sums at all */
     bool all_rows, echo, square;
     bool forms; /* logits that the sync's mean query and its covariance give (kv_score_moments) */
     uint32_t window, stride;
+    float votes;
 } kv_score_need;
 void kv_score_needs(const kv_layer_policy *p, kv_score_need *out);
 

@@ -113,6 +113,7 @@ static const char *const fixture_policies[] = {
     "expected,alloc=head,share=0.2,format=q2s,recent=4+",
     "snapkv,alloc=mass,mass=0.9",
     "full,score=recon,keep=0.4,format=q4",
+    "full,score=reconq,keep=0.4,format=q2s",
     "auto,share=0.2",
     "full,score=random,keep=0.3",
     "snapkv,tokens=90,score=vote2v;layers=0:score=expected;layers=2:score=knorm",

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Score `recon`: a double-precision transformer reads the prompt with each piece of it once more behind; what those rows
- * attend to is the score. What the engine keeps of each KV head, and at what price, must agree.
+ * Scores `recon` and `reconq`: a double-precision transformer reads the prompt with each piece of it once more behind; what
+ * those rows attend to is the score, for `reconq` with 16 times what the prompt's last rows attend to. What the engine keeps of each KV head, and at what price, must agree.
  */
 #include "engine/fixture.h"
 #include "support/naive.h"
@@ -11,7 +11,8 @@
 enum { N = 600, PIECE = 512, LAYERS = 2, NQ = 4, NKV = 2, G = NQ / NKV, SINK = 4, RECENT = 16, WINDOW = 32 };
 
 typedef struct echo {
-    uint32_t stride, piece;
+    uint32_t stride, from, piece; /* from: first row that counts */
+    double votes;
     double mass[LAYERS][NQ][N]; /* of the prompt's last 32 rows */
     double score[LAYERS][NKV][N]; /* sum over the group and the echo's rows of p^2 */
 } echo;
@@ -19,8 +20,9 @@ typedef struct echo {
 static void watch(void *user, uint32_t layer, uint32_t row, uint32_t head, const double *p) {
     echo *e = user;
     for (uint32_t t = 0; !e->piece && row < N && row >= N - WINDOW && t <= row; t++) e->mass[layer][head][t] += p[t];
-    if (row < N || (row - N) % e->stride) return;
-    for (uint32_t t = 0; t < N; t++) e->score[layer][head / G][t] += p[t] * p[t];
+    if (row < e->from || (row - e->from) % e->stride || (row < N && e->piece)) return;
+    double weight = row < N ? e->votes : 1;
+    for (uint32_t t = 0; t < N && t <= row; t++) e->score[layer][head / G][t] += weight * p[t] * p[t];
 }
 
 static gen_spec spec(void) {
@@ -97,14 +99,13 @@ static void check_head(const kvist_session *s, const echo *e, uint32_t l, uint32
     if (!(fabs(mass - want) < 3e-3)) fail_msg("layer %u head %u: mass %.5f, is %.5f", l, h, mass, want);
 }
 
-static void check(const char *policy, uint32_t stride) {
+static void check(const char *policy, uint32_t stride, uint32_t window) {
     static echo e;
     fixture fx;
     gen_spec g = spec();
     kvist_error err;
     int32_t ids[N];
-    memset(&e, 0, sizeof e);
-    e.stride = stride;
+    e = (echo){.stride = stride, .from = N - window, .votes = 16};
     fixture_open(&fx, &g);
     fixture_ids(ids, N, 8);
     read_pieces(fx.path, ids, &e);
@@ -120,8 +121,10 @@ static void check(const char *policy, uint32_t stride) {
     fixture_close(&fx);
 }
 
-static void attention_of_the_echo(void **state) { check("full,score=recon,keep=0.3,sink=4,recent=16", 1); }
-static void every_third_row(void **state) { check("full,score=recon,stride=3,keep=0.3,sink=4,recent=16", 3); }
+static void attention_of_the_echo(void **state) { check("full,score=recon,keep=0.3,sink=4,recent=16", 1, 0); }
+static void every_third_row(void **state) { check("full,score=recon,stride=3,keep=0.3,sink=4,recent=16", 3, 0); }
+static void votes_beside_the_echo(void **state) { check("full,score=reconq,keep=0.3,sink=4,recent=16", 1, WINDOW); }
+static void every_third_vote(void **state) { check("full,score=reconq,stride=3,keep=0.3,sink=4,recent=16", 3, WINDOW); }
 
 /* The echo is read for scores only: the prompt's logits are the full cache's, and its time is scoring's. */
 static void leaves_no_trace(void **state) {
@@ -148,6 +151,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_of_the_echo),
         cmocka_unit_test(every_third_row),
+        cmocka_unit_test(votes_beside_the_echo),
+        cmocka_unit_test(every_third_vote),
         cmocka_unit_test(leaves_no_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

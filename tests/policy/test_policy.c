@@ -317,9 +317,9 @@ static uint32_t pick(uint32_t n) { return (uint32_t)(test_rand(&seed) % n); }
 
 static void random_layer_keys(char *at, char mark) {
     static const char *const scores[] = {"attn",  "vote",    "vote2",    "position", "tova",  "knorm",
-                                         "votev", "keydiff", "expected", "random",   "vote2v", "recon"},
+                                         "votev", "keydiff", "expected", "random",   "vote2v", "recon", "reconq"},
                       *const formats[] = {"f16", "q8", "q4", "q3/q2", "q2s", "kivi4", "minikv2"};
-    if (!pick(2)) at += sprintf(at, "%cscore=%s", mark, scores[pick(12)]), mark = ',';
+    if (!pick(2)) at += sprintf(at, "%cscore=%s", mark, scores[pick(13)]), mark = ',';
     if (!pick(2)) at += sprintf(at, "%cpool=%u", mark, 1 + 2 * pick(8)), mark = ',';
     if (!pick(2)) at += sprintf(at, "%cwindow=%u", mark, 1 + pick(200)), mark = ',';
     if (!pick(2)) at += sprintf(at, "%cstride=%u", mark, 1 + pick(5)), mark = ',';

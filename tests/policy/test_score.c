@@ -75,7 +75,7 @@ static double plain(const char *score, const run *r, uint32_t i) {
         }
         return mean * sqrt(norm_of(r, true, i, 2));
     }
-    double sum = 0; /* attn, vote, recon */
+    double sum = 0; /* attn, vote, recon, reconq */
     for (uint32_t g = 0; g < in->group; g++) sum += in->sums[(in->head * in->group + g) * in->stride + i];
     return sum;
 }
@@ -131,14 +131,14 @@ static kv_policy policy_of(const char *text) {
 
 static void formulas(void **state) {
     static const char *const names[] = {"attn", "vote",  "vote2",   "position", "votev",
-                                        "tova", "knorm", "keydiff", "expected", "vote2v", "recon"};
+                                        "tova", "knorm", "keydiff", "expected", "vote2v", "recon", "reconq"};
     static float score[MAXK + 1], scratch[2 * MAXK + 1];
     static run r;
     static const uint32_t widths[] = {1, 3, 5, 7, 63};
     uint64_t seed = 3;
     for (int round = 0; round < 3000; round++) {
         uint64_t bits = test_rand(&seed);
-        const char *name = names[round % 11];
+        const char *name = names[round % 12];
         uint32_t width = widths[(bits >> 28) % 5];
         fill_run(&r, test_rand(&seed), round < 700 ? 9 : MAXK, &seed);
         char text[64];
@@ -308,6 +308,7 @@ static void needs(void **state) {
         {"full,score=votev", true, false, false, false, false, 32, 1},
         {"full,score=vote2v", true, false, false, true, false, 32, 1},
         {"full,score=recon,stride=3", true, false, true, true, false, 32, 3},
+        {"full,score=reconq,window=8", true, false, true, true, false, 8, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kv_policy p = policy_of(cases[i].policy);

@@ -18,6 +18,7 @@ static const kv_score_method *const methods[KV_SCORES] = {
     [KV_SCORE_TOVA] = &kv_score_tova,         [KV_SCORE_KNORM] = &kv_score_knorm,
     [KV_SCORE_KEYDIFF] = &kv_score_keydiff,   [KV_SCORE_EXPECTED] = &kv_score_expected,
     [KV_SCORE_RANDOM] = &kv_score_random,     [KV_SCORE_RECON] = &kv_score_recon,
+    [KV_SCORE_RECONQ] = &kv_score_reconq,
 };
 
 const kv_score_method *kv_score_at(uint32_t id) { return id < KV_SCORES ? methods[id] : NULL; }

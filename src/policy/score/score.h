@@ -39,11 +39,13 @@ void kv_score_combine(const kv_layer_policy *p, const kv_score_input *in, float 
 /* out[i] = sum over the channels of key (or value) first + i of |x| (power 1) or x^2 (power 2), i < n. */
 void kv_score_key_sums(const kv_score_input *in, uint32_t first, uint32_t n, uint32_t power, float *out);
 void kv_score_value_sums(const kv_score_input *in, uint32_t first, uint32_t n, uint32_t power, float *out);
+#define KV_RECONQ_VOTES 16.0f /* docs/decisions.md */
 enum { KV_SCORE_ROWS = 32 }; /* rows of a run that are looked at together: 48 KiB at the largest head dimension */
 /* f16 to f32. */
 void kv_score_widen(const uint16_t *x, uint32_t n, float *y);
 
 extern const kv_score_method kv_score_attn, kv_score_vote, kv_score_vote2, kv_score_position, kv_score_votev,
-    kv_score_vote2v, kv_score_tova, kv_score_knorm, kv_score_keydiff, kv_score_expected, kv_score_random, kv_score_recon;
+    kv_score_vote2v, kv_score_tova, kv_score_knorm, kv_score_keydiff, kv_score_expected, kv_score_random, kv_score_recon,
+    kv_score_reconq;
 
 #endif
