@@ -5,6 +5,8 @@
 #   KVIST_ARM64_CC, KVIST_ARM64_ROOT   another cross compiler; where the arm64 packages lie (default /, Debian's multiarch)
 # Wants gcc-aarch64-linux-gnu, qemu-user and, of the architecture arm64, libcmocka-dev:
 #   dpkg --add-architecture arm64 && apt-get update && apt-get install libcmocka-dev:arm64
+# Emulation takes 200 s of two idle processors, and a shared machine twice or thrice that:
+# timeout: 900
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 skip() { echo "skipped: $*"; exit 77; }

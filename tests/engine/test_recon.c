@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Scores `recon` and `reconq`: a double-precision transformer reads the prompt with each piece of it once more behind; what
- * those rows attend to is the score, for `reconq` with 16 times what the prompt's last rows attend to. What the engine keeps of each KV head, and at what price, must agree.
+ * Scores `recon` and `reconq`: a double-precision transformer reads the prompt with each piece of it once more behind;
+ * what those rows attend to is the score, for `reconq` with 16 times what the prompt's last rows attend to. What the
+ * engine keeps of each KV head, and at what price, must agree.
  */
 #include "engine/fixture.h"
 #include "support/naive.h"

@@ -43,6 +43,8 @@ program plain '' 'exit 0'
 program skip '' 'exit 77'
 program bad '' 'exit 3'
 program hang "$begun" 'sleep 30'
+program long '' '# timeout: 20
+sleep 1.2'
 closing() { KVIST_TEST_TIMEOUT=1 "$root/scripts/run-tests" "$@" 2>&1 | tail -n 1; }
 expect 'all pass' '2 passed, 0 failed, 0 skipped' "$(closing "$tmp/two")"
 expect 'a failure after the sum' '2 passed, 1 failed, 0 skipped' "$(closing "$tmp/leak")"
@@ -50,6 +52,7 @@ expect 'mixed' '1 passed, 1 failed, 1 skipped' "$(closing "$tmp/mixed")"
 expect 'a crash' '1 passed, 1 failed, 0 skipped' "$(closing "$tmp/crash")"
 expect 'plain programs' '1 passed, 1 failed, 1 skipped' "$(closing "$tmp/plain" "$tmp/skip" "$tmp/bad")"
 expect 'a hang' '1 passed, 1 failed, 0 skipped' "$(closing "$tmp/hang")"
+expect 'a timeout of its own' '1 passed, 0 failed, 0 skipped' "$(closing "$tmp/long")"
 expect 'no such program' '0 passed, 1 failed, 0 skipped' "$(closing "$tmp/none")"
 expect 'the sum of several' '6 passed, 3 failed, 1 skipped' "$(closing -j 2 "$tmp/two" "$tmp/leak" "$tmp/mixed" "$tmp/crash")"
 "$root/scripts/run-tests" "$tmp/two" >/dev/null 2>&1
