@@ -39,7 +39,6 @@ void kv_score_combine(const kv_layer_policy *p, const kv_score_input *in, float 
 /* out[i] = sum over the channels of key (or value) first + i of |x| (power 1) or x^2 (power 2), i < n. */
 void kv_score_key_sums(const kv_score_input *in, uint32_t first, uint32_t n, uint32_t power, float *out);
 void kv_score_value_sums(const kv_score_input *in, uint32_t first, uint32_t n, uint32_t power, float *out);
-#define KV_RECONQ_VOTES 16.0f /* docs/decisions.md */
 enum { KV_SCORE_ROWS = 32 }; /* rows of a run that are looked at together: 48 KiB at the largest head dimension */
 /* f16 to f32. */
 void kv_score_widen(const uint16_t *x, uint32_t n, float *y);
