@@ -119,7 +119,8 @@ kv_status kv_job_named(const kv_job_target *t, kv_status st, kv_error *err);
 void kv_job_plan_passes(kv_job *j);
 /* Gives the passes their arrays, cleared. */
 void kv_job_begin_passes(kv_job *j);
-/* Before a layer's first row of the echo: votes that stand in its sums get their weight. */
+/* Before a layer's first row of the echo: votes that stand in its sums get their weight, those for the voting rows' own
+ * keys none. */
 void kv_job_begin_echo(kv_job *j);
 /* Adds a chunk whose attention was just computed; echo: its rows are the echo's. */
 void kv_job_add_sums(kv_job *j, const kv_attn_chunk *c, bool echo);

@@ -109,10 +109,15 @@ void kv_job_count_scored(kv_job *j, uint32_t end, double seconds) {
 }
 
 void kv_job_begin_echo(kv_job *j) {
-    size_t n = j->e->m->hp.n_q * j->stride;
+    const uint32_t n_q = j->e->m->hp.n_q, group = n_q / j->e->m->hp.n_kv;
     for (uint32_t i = 0; i < j->n_passes; i++) {
         const kv_job_pass *p = &j->passes[i];
-        for (size_t k = 0; p->need.votes > 0 && k < n; k++) p->sums[k] *= p->need.votes;
+        for (uint32_t q = 0; p->need.votes > 0 && q < n_q; q++) {
+            float *sums = p->sums + q * j->stride;
+            size_t own = kv_seq_stream(j->targets[0].s->seq, j->layer, q / group)->tail_len + votes_from(j, &p->need);
+            for (size_t k = 0; k < own; k++) sums[k] *= p->need.votes;
+            memset(sums + own, 0, (j->stride - own) * sizeof *sums);
+        }
     }
 }
 

@@ -9,8 +9,8 @@
 #include "policy/policy.h"
 
 /* What a score asks for. Column sums: of all rows or of the last `window`, of p or of p^2; echo: of the sync's rows read
- * once more behind themselves, all of them, and where votes > 0 of the last `window` as they are, times votes. Of every
- * stride-th row. */
+ * once more behind themselves, all of them, and where votes > 0 of the last `window` as they are for keys before those,
+ * times votes. Of every stride-th row. */
 typedef struct kv_score_need {
     bool pass; /* column sums at all */
     bool all_rows, echo, square;

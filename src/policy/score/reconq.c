@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Score `reconq`: `recon`, and beside it the votes of the sync's last `window` rows as `vote2` takes them, each counted
- * VOTES times. A question at a prompt's end is one or two of thousands of tokens that the second reading says
- * again; what it looks up is what the answer needs. Of no use where the question is not there yet.
+ * Score `reconq`: `recon`, and beside it the votes of the sync's last `window` rows for the keys before them, squared as
+ * `vote2` takes them and each counted VOTES times. A question at a prompt's end is one or two of thousands of tokens
+ * that the second reading says again; what it looks up is what the answer needs. Of no use where the question is not
+ * there yet.
  */
 #include "policy/score/score.h"
 
