@@ -4,13 +4,13 @@
  * parsed. Each row is a policy in the contract's own words, to which the share is added as its budget, so that reports
  * show what is in force. Invariant: rows fall in share and the last is for any.
  *
- * Where every token fits, the richest format that holds them all. Below, the tokens go first that the model does not look
- * up when it says the prompt again (`recon`), pages chosen by price over all layers and heads with a floor of half the
- * mean: half of the tokens cost less than a bit of the rest, so four bits are kept down to 11 %, three to 5.5 %
- * (docs/fidelity.md). Shares of the formats' pages: q8 57 %, q4 28.6 %; sinks, recent tokens and what fills no page come
- * on top. Where tokens go the f16 tail is short: 64 recent ones would be the largest part of a small share. It is one page
- * in most prompts, four to 19 tokens, where 16 lie in two unless a prompt ends where a page does: at 4 % of 2,048 tokens a
- * head has five pages in all.
+ * Where every token fits, the richest format that holds them all. Below, the tokens go first that the model does not
+ * look up when it says the prompt again, nor the prompt's last rows, where a question stands (`reconq`), pages chosen
+ * by price over all layers and heads with a floor of half the mean: half of the tokens cost less than a bit of the
+ * rest, so four bits are kept down to 11 %, three to 5.5 % (docs/fidelity.md). Shares of the formats' pages: q8 57 %,
+ * q4 28.6 %; sinks, recent tokens and what fills no page come on top. Where tokens go the f16 tail is short: 64 recent
+ * ones would be the largest part of a small share. It is one page in most prompts, four to 19 tokens, where 16 lie in
+ * two unless a prompt ends where a page does: at 4 % of 2,048 tokens a head has five pages in all.
  */
 #include "policy/presets.h"
 
@@ -20,12 +20,12 @@ typedef struct auto_row {
 } auto_row;
 
 static const auto_row rows[] = {
-    {.6, "full,score=recon,format=q8,alloc=global"},
-    {.29, "full,score=recon,format=q4,alloc=global"},
-    {.11, "full,score=recon,format=q4,recent=4+,alloc=global"},
-    {.055, "full,score=recon,format=q3,recent=4+,alloc=global"},
-    {.03, "full,score=recon,format=q2,recent=4+,alloc=global"},
-    {0, "full,score=recon,format=q2s,recent=4+,alloc=global"},
+    {.6, "full,score=reconq,format=q8,alloc=global"},
+    {.29, "full,score=reconq,format=q4,alloc=global"},
+    {.11, "full,score=reconq,format=q4,recent=4+,alloc=global"},
+    {.055, "full,score=reconq,format=q3,recent=4+,alloc=global"},
+    {.03, "full,score=reconq,format=q2,recent=4+,alloc=global"},
+    {0, "full,score=reconq,format=q2s,recent=4+,alloc=global"},
 };
 
 const char *kv_auto_text(double share) {

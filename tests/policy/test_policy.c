@@ -33,7 +33,7 @@ static void presets(void **state) {
         double delta, floor;
     } rows[] = {
         {"full", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_ALL, 0, 0, KV_F16, 16, 64, 32, 1, 7, .5},
-        {"auto", KV_SCORE_RECON, KV_ALLOC_GLOBAL, KV_BUDGET_SHARE, .14, 0, KV_Q4, 16, 4, 32, 1, 7, .5},
+        {"auto", KV_SCORE_RECONQ, KV_ALLOC_GLOBAL, KV_BUDGET_SHARE, .14, 0, KV_Q4, 16, 4, 32, 1, 7, .5},
         {"streaming", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_KEEP, .25, 0, KV_F16, 4, 64, 32, 1, 7, .5},
         {"kivi", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_ALL, 0, 0, KV_KIVI2, 0, 128, 32, 1, 7, .5},
         {"kivi4", KV_SCORE_POSITION, KV_ALLOC_UNIFORM, KV_BUDGET_ALL, 0, 0, KV_KIVI4, 0, 128, 32, 1, 7, .5},
@@ -74,7 +74,7 @@ static void presets(void **state) {
         assert_int_equal(kv_policy_evicts(&p), rows[i].kind != KV_BUDGET_ALL);
         char text[96];
         kv_policy_print(&p, text, sizeof text);
-        assert_string_equal(text, resolved ? "full,score=recon,format=q4,recent=4+,alloc=global,share=0.14" : rows[i].name);
+        assert_string_equal(text, resolved ? "full,score=reconq,format=q4,recent=4+,alloc=global,share=0.14" : rows[i].name);
         if (i) strcat(list, ", ");
         strcat(list, rows[i].name);
     }
@@ -119,21 +119,21 @@ static void auto_is_ordinary_words(void **state) {
     static const struct {
         const char *text, *printed;
     } rows[] = {
-        {"auto,share=1", "full,score=recon,format=q8,alloc=global,share=1"},
-        {"auto,share=0.6", "full,score=recon,format=q8,alloc=global,share=0.6"},
-        {"auto,share=0.599", "full,score=recon,format=q4,alloc=global,share=0.599"},
-        {"auto,share=0.29", "full,score=recon,format=q4,alloc=global,share=0.29"},
-        {"auto,share=0.2899", "full,score=recon,format=q4,recent=4+,alloc=global,share=0.2899"},
-        {"auto,share=0.11", "full,score=recon,format=q4,recent=4+,alloc=global,share=0.11"},
-        {"auto,share=0.109", "full,score=recon,format=q3,recent=4+,alloc=global,share=0.109"},
-        {"auto,share=0.055", "full,score=recon,format=q3,recent=4+,alloc=global,share=0.055"},
-        {"auto,share=0.0549", "full,score=recon,format=q2,recent=4+,alloc=global,share=0.0549"},
-        {"auto,share=0.03", "full,score=recon,format=q2,recent=4+,alloc=global,share=0.03"},
-        {"auto,share=0.0299", "full,score=recon,format=q2s,recent=4+,alloc=global,share=0.0299"},
-        {"auto,share=0.001", "full,score=recon,format=q2s,recent=4+,alloc=global,share=0.001"},
-        {"auto,share=0.07,recent=32,floor=0.25", "full,score=recon,format=q3,recent=32,alloc=global,floor=0.25,share=0.07"},
+        {"auto,share=1", "full,score=reconq,format=q8,alloc=global,share=1"},
+        {"auto,share=0.6", "full,score=reconq,format=q8,alloc=global,share=0.6"},
+        {"auto,share=0.599", "full,score=reconq,format=q4,alloc=global,share=0.599"},
+        {"auto,share=0.29", "full,score=reconq,format=q4,alloc=global,share=0.29"},
+        {"auto,share=0.2899", "full,score=reconq,format=q4,recent=4+,alloc=global,share=0.2899"},
+        {"auto,share=0.11", "full,score=reconq,format=q4,recent=4+,alloc=global,share=0.11"},
+        {"auto,share=0.109", "full,score=reconq,format=q3,recent=4+,alloc=global,share=0.109"},
+        {"auto,share=0.055", "full,score=reconq,format=q3,recent=4+,alloc=global,share=0.055"},
+        {"auto,share=0.0549", "full,score=reconq,format=q2,recent=4+,alloc=global,share=0.0549"},
+        {"auto,share=0.03", "full,score=reconq,format=q2,recent=4+,alloc=global,share=0.03"},
+        {"auto,share=0.0299", "full,score=reconq,format=q2s,recent=4+,alloc=global,share=0.0299"},
+        {"auto,share=0.001", "full,score=reconq,format=q2s,recent=4+,alloc=global,share=0.001"},
+        {"auto,share=0.07,recent=32,floor=0.25", "full,score=reconq,format=q3,recent=32,alloc=global,floor=0.25,share=0.07"},
         {"auto,format=q3,score=attn", "full,score=attn,format=q3,recent=4+,alloc=global,share=0.14"},
-        {"auto;layers=0-1:format=q3", "full,score=recon,format=q4,recent=4+,alloc=global,share=0.14;layers=0-1:format=q3"},
+        {"auto;layers=0-1:format=q3", "full,score=reconq,format=q4,recent=4+,alloc=global,share=0.14;layers=0-1:format=q3"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         kv_policy p = parse(rows[i].text);
