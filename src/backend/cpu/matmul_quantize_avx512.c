@@ -6,6 +6,29 @@
 #if defined(__AVX512VNNI__)
 #include "backend/cpu/matmul_avx512.h"
 
+KV_INLINE __m512i magnitudes(const __m512 *v) {
+    const __m512i abs_mask = _mm512_set1_epi32(0x7fffffff);
+    return _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(v[0]), abs_mask),
+                            _mm512_and_si512(_mm512_castps_si512(v[1]), abs_mask));
+}
+
+/* What the largest magnitudes of blocks or rows say, lane by lane. */
+typedef struct steps {
+    __m512 d, id; /* step and its inverse: both 0 for zeros; NaN and 0 with inf or NaN inside */
+} steps;
+
+KV_INLINE steps steps_of(__m512i m) {
+    const __m512 amax = _mm512_castsi512_ps(m), most = _mm512_set1_ps(127.0f), part = _mm512_set1_ps(1.0f / 127.0f);
+    const __mmask16 wild = _mm512_cmpge_epu32_mask(m, _mm512_set1_epi32(0x7f800000));
+    const __mmask16 use = _mm512_cmp_ps_mask(amax, _mm512_set1_ps(KV_ACT_TINY), _CMP_GT_OQ) & ~wild;
+    /* amax / 127 without the divider, which takes as long as all else here: corrected by its remainder the product is
+     * the rounded quotient, for every float above KV_ACT_TINY (tried one by one). */
+    const __m512 near = _mm512_mul_ps(amax, part), rest = _mm512_fnmadd_ps(near, most, amax);
+    return (steps){.d = _mm512_mask_mov_ps(_mm512_maskz_fmadd_ps(use, rest, part, near), wild,
+                                           _mm512_set1_ps(__builtin_nanf(""))),
+                   .id = _mm512_maskz_div_ps(use, most, amax)};
+}
+
 /* ---- one row */
 
 /* N blocks side by side (1 or 2): their reductions share instructions. x: two vectors a block. Lanes of a vector of
@@ -20,12 +43,9 @@ KV_INLINE __m512 of_block(__m512 v, const int b, const int N) {
 }
 
 KV_INLINE quantized codes_of(const __m512 *x, const int N) {
-    const __m512i abs_mask = _mm512_set1_epi32(0x7fffffff);
     __m512i a[2], m;
     KV_UNROLL
-    for (int b = 0; b < N; b++)
-        a[b] = _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(x[2 * b]), abs_mask),
-                                _mm512_and_si512(_mm512_castps_si512(x[2 * b + 1]), abs_mask));
+    for (int b = 0; b < N; b++) a[b] = magnitudes(x + 2 * b);
     if (N == 2)
         m = _mm512_max_epu32(_mm512_shuffle_i32x4(a[0], a[N - 1], 0x88), _mm512_shuffle_i32x4(a[0], a[N - 1], 0xdd));
     else
@@ -33,16 +53,13 @@ KV_INLINE quantized codes_of(const __m512 *x, const int N) {
     m = _mm512_max_epu32(m, _mm512_shuffle_i32x4(m, m, 0xb1));
     m = _mm512_max_epu32(m, _mm512_shuffle_epi32(m, 0x4e));
     m = _mm512_max_epu32(m, _mm512_shuffle_epi32(m, 0xb1));
-    const __m512 amax = _mm512_castsi512_ps(m), most = _mm512_set1_ps(127.0f);
-    const __mmask16 wild = _mm512_cmpge_epu32_mask(m, _mm512_set1_epi32(0x7f800000));
-    const __mmask16 use = _mm512_cmp_ps_mask(amax, _mm512_set1_ps(KV_ACT_TINY), _CMP_GT_OQ) & ~wild;
-    const __m512 id = _mm512_maskz_div_ps(use, most, amax);
-    quantized r = {.d = _mm512_mask_mov_ps(_mm512_maskz_div_ps(use, amax, most), wild,
-                                           _mm512_set1_ps(__builtin_nanf("")))};
+    const steps s = steps_of(m);
+    const __mmask16 use = _mm512_cmp_ps_mask(s.id, _mm512_setzero_ps(), _CMP_NEQ_OQ);
+    quantized r = {.d = s.d};
     KV_UNROLL
     for (int i = 0; i < 2 * N; i++) {
         const __mmask16 of = use >> (8 * (i / 2)) & 1 ? 0xffff : 0; /* inf times 0 is no code */
-        r.q[i] = _mm512_maskz_cvtps_epi32(of, _mm512_mul_ps(x[i], of_block(id, i / 2, N)));
+        r.q[i] = _mm512_maskz_cvtps_epi32(of, _mm512_mul_ps(x[i], of_block(s.id, i / 2, N)));
     }
     return r;
 }
@@ -103,11 +120,6 @@ void kv_matmul_quantize_avx512(const float *x, uint32_t k, uint32_t T, uint32_t 
 
 /* ---- a tile of six rows, a block at a time */
 
-/* What four rows' largest magnitudes say: lane group r (four lanes) is row r's. */
-typedef struct steps {
-    __m512 d, id; /* step and its inverse: both 0 for zeros; NaN and 0 with inf or NaN inside, whatever codes come of it */
-} steps;
-
 /* a[r]: the larger magnitudes of row r's two vectors, as integers. Lane group r of the result: row r's largest. */
 KV_INLINE __m512i largest(__m512i a0, __m512i a1, __m512i a2, __m512i a3) {
     __m512i low = _mm512_max_epu32(_mm512_shuffle_i32x4(a0, a1, 0x88), _mm512_shuffle_i32x4(a0, a1, 0xdd));
@@ -115,24 +127,6 @@ KV_INLINE __m512i largest(__m512i a0, __m512i a1, __m512i a2, __m512i a3) {
     __m512i m = _mm512_max_epu32(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xdd));
     m = _mm512_max_epu32(m, _mm512_shuffle_epi32(m, 0x4e));
     return _mm512_max_epu32(m, _mm512_shuffle_epi32(m, 0xb1));
-}
-
-KV_INLINE steps steps_of(__m512i m) {
-    const __m512 amax = _mm512_castsi512_ps(m), most = _mm512_set1_ps(127.0f), part = _mm512_set1_ps(1.0f / 127.0f);
-    const __mmask16 wild = _mm512_cmpge_epu32_mask(m, _mm512_set1_epi32(0x7f800000));
-    const __mmask16 use = _mm512_cmp_ps_mask(amax, _mm512_set1_ps(KV_ACT_TINY), _CMP_GT_OQ) & ~wild;
-    /* amax / 127 without the divider, which takes as long as all else here: corrected by its remainder the product is
-     * the rounded quotient, for every float above KV_ACT_TINY (tried one by one). */
-    const __m512 near = _mm512_mul_ps(amax, part), rest = _mm512_fnmadd_ps(near, most, amax);
-    return (steps){.d = _mm512_mask_mov_ps(_mm512_maskz_fmadd_ps(use, rest, part, near), wild,
-                                           _mm512_set1_ps(__builtin_nanf(""))),
-                   .id = _mm512_maskz_div_ps(use, most, amax)};
-}
-
-KV_INLINE __m512i magnitudes(const __m512 *v) {
-    const __m512i abs_mask = _mm512_set1_epi32(0x7fffffff);
-    return _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(v[0]), abs_mask),
-                            _mm512_and_si512(_mm512_castps_si512(v[1]), abs_mask));
 }
 
 KV_INLINE __m512 row_lane(__m512 v, const int r) {
