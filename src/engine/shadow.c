@@ -142,8 +142,11 @@ static void outputs(const kv_shadow *sh, const kv_attn_params *a, const uint16_t
  * estimate speaks of. */
 static void add_masses(kv_shadow *sh, const kvist_session *s, uint32_t layer, uint32_t query, uint32_t group,
                        uint32_t from) {
-    const kv_layer_policy *base = &s->policies[s->n_policies - 1].base;
-    uint64_t point = s->point.mass_position, end = point > base->recent ? point - base->recent : 0;
+    uint64_t point = s->point.mass_position;
+    kv_policy at_point;
+    kv_policy_for_prompt(&s->policies[s->n_policies - 1], (uint32_t)point, &at_point);
+    const kv_layer_policy *base = &at_point.base;
+    uint64_t end = point > base->recent ? point - base->recent : 0;
     for (uint32_t g = 0; g < group; g++) {
         const float *p = sh->p + (size_t)g * sh->cap;
         size_t at = (size_t)layer * s->e->m->hp.n_q + query + g;

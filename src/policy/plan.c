@@ -70,6 +70,13 @@ static void split(const planner *pl) {
     out->n_candidates = n - sink - base->recent;
 }
 
+/* No rule keeps a stream's first tokens, nor (unless sinks were given up for them) its newest: its ranking must have a
+ * page, or nothing is left that attention can rest on. */
+static bool bare(const planner *pl) {
+    const kv_plan *out = pl->out;
+    return pl->in->first && !out->n_sink && (!out->n_recent || pl->in->policy->base.sink_room);
+}
+
 /* The newest candidates that `local` protects when a stream keeps `kept` tokens; recent ones are among the newest. */
 static uint32_t local_tokens(const planner *pl, uint32_t kept) {
     const kv_policy *p = pl->in->policy;
@@ -116,7 +123,7 @@ static uint32_t kept_candidates(const planner *pl) {
     /* A later sync pays for one page anyway; a stream that keeps nothing at all has nothing to attend to. */
     if (!pl->in->first)
         k = max_u32(k, min_u32(pl->page_tokens_max, out->n_candidates));
-    else if (!out->n_sink && !out->n_recent)
+    else if (bare(pl))
         k = max_u32(k, 1);
     return k;
 }
@@ -124,10 +131,10 @@ static uint32_t kept_candidates(const planner *pl) {
 /* floor= of the mean pages; at least one page where a stream would otherwise be empty. */
 static void finish_global(const planner *pl) {
     kv_plan *out = pl->out;
-    bool bare = pl->in->first && !out->n_sink && !out->n_recent;
-    if (bare && out->pages_global < pl->n_streams) out->pages_global = pl->n_streams;
+    bool page_each = bare(pl);
+    if (page_each && out->pages_global < pl->n_streams) out->pages_global = pl->n_streams;
     out->floor_pages = (uint32_t)floor(pl->in->policy->floor * (double)out->pages_global / pl->n_streams * (1 + 1e-12));
-    if (bare && !out->floor_pages) out->floor_pages = 1;
+    if (page_each && !out->floor_pages) out->floor_pages = 1;
     out->global = true;
 }
 
@@ -308,9 +315,7 @@ static void plan_share(const planner *pl) {
         return;
     }
     uint64_t budget = target > (double)fixed ? (uint64_t)((target - (double)fixed) / (double)page_cost(pl)) : 0;
-    bool bare =
-        !in->first || (!out->n_sink && !out->n_recent); /* later syncs, and streams with nothing else: a page each */
-    if (bare && budget < pl->n_streams) budget = pl->n_streams;
+    if ((!in->first || bare(pl)) && budget < pl->n_streams) budget = pl->n_streams;
     out->evict = out->by_pages = true;
     uint64_t used = pl->alloc->global ? fill_global(pl, budget) : fill_pages(pl, budget);
     note_share(pl, target, fixed, fixed + used * page_cost(pl));
@@ -326,7 +331,7 @@ static kv_status open_keep(const planner *pl, kv_error *err) {
         for (uint32_t h = 0; h < pl->in->layers[l].n_streams; h++, s++)
             out->keep[s] = kv_plan_keep(out, pl->in->layers[l].page_tokens, l, s);
     out->by_scores = true;
-    out->least = pl->in->first && !out->n_sink && !out->n_recent && !out->n_local;
+    out->least = bare(pl) && !out->n_local;
     return KVIST_OK;
 }
 

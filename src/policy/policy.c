@@ -142,12 +142,21 @@ static kv_status set_when(slice v, kv_policy *p, kv_error *err) {
     KV_FAIL(err, POLICY, "policy key 'when': '%.*s' is not known (prefill, always, pressure)", SHOW(v));
 }
 
+/* N or N/M. */
+static kv_status set_sink(const char *name, slice v, kv_layer_policy *p, kv_error *err) {
+    slice n = {0}, m = v;
+    (void)next(&m, '/', &n);
+    p->sink_room = 0;
+    KV_TRY(count(name, n, 0, TOKENS_MAX, &p->sink, err));
+    return n.len == v.len ? KVIST_OK : count(name, m, 1, TOKENS_MAX, &p->sink_room, err);
+}
+
 static kv_status set_key(uint32_t key, slice v, kv_policy *p, kv_error *err) {
     const char *name = kv_policy_key_names[key];
     if (key < KV_KEYS_LAYER) return set_layer_key(key, v, &p->base, err);
     switch (key) {
     case KV_KEY_SINK:
-        return count(name, v, 0, TOKENS_MAX, &p->base.sink, err);
+        return set_sink(name, v, &p->base, err);
     case KV_KEY_RECENT:
         p->base.recent_page = v.len && v.at[v.len - 1] == '+';
         v.len -= p->base.recent_page;
@@ -293,6 +302,8 @@ static kv_status check(const kv_policy *p, const kv_preset *preset, uint32_t see
                 "policy key 'when': pressure needs to know what to drop first; add score= to '%s' (attn, vote, vote2, "
                 "position, tova)",
                 preset->name);
+    if (p->base.sink_room && p->budget_kind != KV_BUDGET_SHARE)
+        KV_FAIL(err, POLICY, "policy key 'sink': N/M gives sinks up where they are more than 1/M of a share=; the budget here is another");
     double kept = p->budget_kind == KV_BUDGET_KEEP     ? p->budget
                   : p->budget_kind == KV_BUDGET_RATE   ? 1 / p->budget
                   : p->budget_kind == KV_BUDGET_TOKENS ? p->budget

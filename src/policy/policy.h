@@ -43,6 +43,7 @@ typedef struct kv_layer_policy {
     uint8_t score;  /* enum kv_score_id */
     uint32_t window, pool, stride;
     uint32_t sink, recent;
+    uint32_t sink_room;    /* `sink=N/M`: none where they are more than 1/M of a share's bytes; 0: always N */
     bool recent_page;      /* `recent=N+`: and the older ones in the same f16 page (kv_policy_for_prompt) */
     bool pool_all;         /* pool over all keys (KV-Compress) or over the candidates only (SnapKV) */
     bool group_after_pool; /* sum query heads after pooling (KV-Compress) or before (others) */
@@ -76,7 +77,7 @@ void kv_policy_print(const kv_policy *p, char *buf, size_t cap);
 void kv_policy_layer(const kv_policy *p, uint32_t layer, kv_layer_policy *out);
 bool kv_policy_evicts(const kv_policy *p);
 
-/* ---- while decoding (when.c) */
+/* ---- at the end of a prompt and while decoding (when.c) */
 /* How a score goes on after the prompt, a generated row at a time: not at all; by position, the oldest goes first; by
  * adding p (H2O); by adding p^2 to what fades by 1/window a row (KV-Compress, DESIGN 5); as the last row's p averaged
  * over the heads of a layer (TOVA). */
@@ -87,7 +88,7 @@ bool kv_policy_by_token(const kv_policy *p);
 /* The newest of n tokens that `local` protects while decoding. */
 uint32_t kv_policy_local(const kv_policy *p, uint32_t n);
 /* The policy of a prompt that ends at n tokens: where single tokens are evicted, local ones wait in the tail, as recent
- * ones do; `recent=N+` is as many as lie in the f16 pages that N take anyway. */
+ * ones do; `recent=N+` is as many as lie in the f16 pages that N take anyway; `sink=N/M` is N or none. */
 void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out);
 /* Refuses by name what `when` cannot be combined with. */
 kv_status kv_policy_check_when(const kv_policy *p, kv_error *err) KV_WARN_UNUSED;

@@ -94,7 +94,10 @@ static void put_base(writer *w, const kv_layer_policy *v, kv_layer_policy own) {
     if (v->pool != own.pool) put_number(w, ',', KV_KEY_POOL, v->pool);
     if (v->stride != own.stride) put_number(w, ',', KV_KEY_STRIDE, v->stride);
     if (v->format != own.format) put_format(w, ',', v->format);
-    if (v->sink != own.sink) put_number(w, ',', KV_KEY_SINK, v->sink);
+    if (v->sink != own.sink || v->sink_room) {
+        put_number(w, ',', KV_KEY_SINK, v->sink);
+        if (v->sink_room) put(w, "/%u", v->sink_room);
+    }
     if (v->recent != own.recent || v->recent_page) {
         put_number(w, ',', KV_KEY_RECENT, v->recent);
         if (v->recent_page) put(w, "+");

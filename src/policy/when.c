@@ -43,6 +43,7 @@ void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out) {
     /* The slots of an f16 page before the first recent token are there whether used or not. */
     if (p->base.recent_page && p->budget_kind != KV_BUDGET_ALL && n > p->base.recent)
         out->base.recent += (n - p->base.recent) % KV_PAGE_F16_TOKENS;
+    if (p->base.sink_room && p->budget * n < (double)p->base.sink * p->base.sink_room) out->base.sink = 0;
     if (!kv_policy_by_token(p)) return;
     uint32_t local = kv_policy_local(p, n);
     if (local > out->base.recent) out->base.recent = local;
@@ -74,6 +75,8 @@ kv_status kv_policy_check_when(const kv_policy *p, kv_error *err) {
         KV_FAIL(err, POLICY, "policy key 'when': always needs a budget (keep, tokens, rate, share) to evict down to");
     if (p->base.recent_page)
         KV_FAIL(err, POLICY, "policy key 'recent': N+ is filled up at the end of a prompt; with when=%s it is not built", when);
+    if (p->base.sink_room)
+        KV_FAIL(err, POLICY, "policy key 'sink': N/M is decided at the end of a prompt; with when=%s it is not built", when);
     if (p->guard > 0)
         KV_FAIL(err, POLICY, "policy key 'when': a guard holds at the end of a prompt; with %s it is not built", when);
     for (size_t i = 0; i < sizeof allocs / sizeof *allocs; i++) spread |= !strcmp(allocs[i], alloc);

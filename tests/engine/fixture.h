@@ -111,6 +111,8 @@ static const char *const fixture_policies[] = {
     "keydiff,format=q4,recent=32",
     "expected",
     "expected,alloc=head,share=0.2,format=q2s,recent=4+",
+    "adakv,share=0.1,format=q3,sink=16/6,recent=4+",
+    "auto,share=0.1",
     "snapkv,alloc=mass,mass=0.9",
     "full,score=recon,keep=0.4,format=q4",
     "full,score=reconq,keep=0.4,format=q2s",

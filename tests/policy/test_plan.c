@@ -317,9 +317,11 @@ static void shares_are_true_bytes(void **state) {
                                            "minikv,local=0.1",
                                            "minikv,sink=16,recent=64,alloc=uniform",
                                            "kvcompress,local=0.05",
-                                           "minikv,alloc=global"};
+                                           "minikv,alloc=global",
+                                           "full,score=vote2,alloc=global,sink=16/6,recent=8",
+                                           "snapkv,sink=20/8,recent=4+"};
     uint64_t seed = 77;
-    uint32_t met = 0, unmet = 0, all = 0;
+    uint32_t met = 0, unmet = 0, all = 0, given_up = 0;
     for (int round = 0; round < 400; round++) {
         uint64_t r = test_rand(&seed);
         setup s;
@@ -328,9 +330,14 @@ static void shares_are_true_bytes(void **state) {
                  n = 1 + (uint32_t)((r >> 16) % (round % 4 ? 3000 : 200));
         uint32_t d = (uint32_t[]){64, 80, 128}[(r >> 32) % 3], p = (uint32_t[]){16, 29, 60, 97}[(r >> 36) % 4];
         char text[128];
-        (void)snprintf(text, sizeof text, "%s,share=0.%03u", policies[(r >> 40) % 11],
+        (void)snprintf(text, sizeof text, "%s,share=0.%03u", policies[(r >> 40) % 13],
                        1 + (uint32_t)((r >> 48) % (round % 2 ? 999 : 250)));
         first_sync(&s, text, n_layers, heads, p, n);
+        if (s.policy.base.sink_room) {
+            kv_policy given = s.policy;
+            kv_policy_for_prompt(&given, n, &s.policy);
+            given_up += !s.policy.base.sink;
+        }
         s.in.page_bytes = (uint32_t)kv_page_bytes_for(d, d);
         m.first[0] = 0;
         for (uint32_t l = 0; l < n_layers; l++) {
@@ -372,11 +379,12 @@ static void shares_are_true_bytes(void **state) {
             assert_true(plan.share_note[0] != 0);
             uint64_t pages = plan.pages_global;
             for (uint32_t i = 0; !plan.global && i < n_layers * heads; i++) pages += plan.pages[i];
-            assert_true(pages == (plan.n_sink || plan.n_recent ? 0 : n_layers * heads)); /* the minimum */
+            bool fixed = plan.n_sink || (plan.n_recent && !s.policy.base.sink_room);
+            assert_true(pages == (fixed ? 0 : n_layers * heads)); /* the minimum */
         }
         kv_plan_free(&plan);
     }
-    assert_true(met > 100 && unmet > 20 && all > 20);
+    assert_true(met > 100 && unmet > 20 && all > 20 && given_up > 10);
 }
 
 /* Half of what a MiniKV stream keeps is local, also when a share says how much. */
@@ -391,6 +399,33 @@ static void share_keeps_the_ratio_of_local(void **state) {
     assert_true(p.n_local % 60 == 0 || p.n_local == p.n_candidates);
     assert_true(p.tokens[0] > 2 * p.tokens[29] - p.n_local);
     kv_plan_free(&p);
+}
+
+/* Sinks given up for room: every stream then has a page of ranked tokens, also where the share holds none, whatever the
+ * allocator. */
+static void a_page_each_without_sinks(void **state) {
+    static const char *const policies[] = {"full,score=vote2,alloc=global,sink=16/6,share=0.02",
+                                           "adakv,sink=16/6,recent=4+,share=0.02", "snapkv,sink=16/6,share=0.02"};
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++)
+        for (uint32_t n = 200; n < 6000; n += 450) {
+            setup s;
+            first_sync(&s, policies[i], 5, 3, 60, n);
+            kv_policy given = s.policy;
+            kv_policy_for_prompt(&given, n, &s.policy);
+            kv_plan p = make(&s);
+            assert_int_equal(p.n_sink, n * 2 < 6 * 16 * 100 ? 0 : 16);
+            if (p.n_sink) {
+                kv_plan_free(&p);
+                continue;
+            }
+            if (p.global) {
+                assert_true(p.pages_global >= 15);
+                assert_true(p.floor_pages >= 1);
+            }
+            for (uint32_t k = 0; k < 15 && !p.global; k++) assert_true(p.pages[k] >= 1);
+            if (i == 1) assert_int_equal(p.least, 1);
+            kv_plan_free(&p);
+        }
 }
 
 static void leftover_pages_go_in_order(void **state) {
@@ -476,6 +511,7 @@ int main(void) {
         cmocka_unit_test(later_syncs),
         cmocka_unit_test(shares_are_true_bytes),
         cmocka_unit_test(share_keeps_the_ratio_of_local),
+        cmocka_unit_test(a_page_each_without_sinks),
         cmocka_unit_test(leftover_pages_go_in_order),
         cmocka_unit_test(guard_pages),
         cmocka_unit_test(bad_input_and_no_memory),

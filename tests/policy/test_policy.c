@@ -74,7 +74,7 @@ static void presets(void **state) {
         assert_int_equal(kv_policy_evicts(&p), rows[i].kind != KV_BUDGET_ALL);
         char text[96];
         kv_policy_print(&p, text, sizeof text);
-        assert_string_equal(text, resolved ? "full,score=reconq,format=q4,recent=4+,alloc=global,share=0.14" : rows[i].name);
+        assert_string_equal(text, resolved ? "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.14" : rows[i].name);
         if (i) strcat(list, ", ");
         strcat(list, rows[i].name);
     }
@@ -123,17 +123,17 @@ static void auto_is_ordinary_words(void **state) {
         {"auto,share=0.6", "full,score=reconq,format=q8,alloc=global,share=0.6"},
         {"auto,share=0.599", "full,score=reconq,format=q4,alloc=global,share=0.599"},
         {"auto,share=0.29", "full,score=reconq,format=q4,alloc=global,share=0.29"},
-        {"auto,share=0.2899", "full,score=reconq,format=q4,recent=4+,alloc=global,share=0.2899"},
-        {"auto,share=0.11", "full,score=reconq,format=q4,recent=4+,alloc=global,share=0.11"},
-        {"auto,share=0.109", "full,score=reconq,format=q3,recent=4+,alloc=global,share=0.109"},
-        {"auto,share=0.055", "full,score=reconq,format=q3,recent=4+,alloc=global,share=0.055"},
-        {"auto,share=0.0549", "full,score=reconq,format=q2,recent=4+,alloc=global,share=0.0549"},
-        {"auto,share=0.03", "full,score=reconq,format=q2,recent=4+,alloc=global,share=0.03"},
-        {"auto,share=0.0299", "full,score=reconq,format=q2s,recent=4+,alloc=global,share=0.0299"},
-        {"auto,share=0.001", "full,score=reconq,format=q2s,recent=4+,alloc=global,share=0.001"},
-        {"auto,share=0.07,recent=32,floor=0.25", "full,score=reconq,format=q3,recent=32,alloc=global,floor=0.25,share=0.07"},
-        {"auto,format=q3,score=attn", "full,score=attn,format=q3,recent=4+,alloc=global,share=0.14"},
-        {"auto;layers=0-1:format=q3", "full,score=reconq,format=q4,recent=4+,alloc=global,share=0.14;layers=0-1:format=q3"},
+        {"auto,share=0.2899", "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.2899"},
+        {"auto,share=0.11", "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.11"},
+        {"auto,share=0.109", "full,score=reconq,format=q3,sink=16/6,recent=4+,alloc=global,share=0.109"},
+        {"auto,share=0.055", "full,score=reconq,format=q3,sink=16/6,recent=4+,alloc=global,share=0.055"},
+        {"auto,share=0.0549", "full,score=reconq,format=q2,sink=16/6,recent=4+,alloc=global,share=0.0549"},
+        {"auto,share=0.03", "full,score=reconq,format=q2,sink=16/6,recent=4+,alloc=global,share=0.03"},
+        {"auto,share=0.0299", "full,score=reconq,format=q2s,sink=16/6,recent=4+,alloc=global,share=0.0299"},
+        {"auto,share=0.001", "full,score=reconq,format=q2s,sink=16/6,recent=4+,alloc=global,share=0.001"},
+        {"auto,share=0.07,recent=32,floor=0.25", "full,score=reconq,format=q3,sink=16/6,recent=32,alloc=global,floor=0.25,share=0.07"},
+        {"auto,format=q3,score=attn", "full,score=attn,format=q3,sink=16/10,recent=4+,alloc=global,share=0.14"},
+        {"auto;layers=0-1:format=q3", "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.14;layers=0-1:format=q3"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         kv_policy p = parse(rows[i].text);
@@ -236,6 +236,13 @@ static void refusals(void **state) {
     refuse("minikv,recent=+", "'recent'", "");
     refuse("minikv,recent=4++", "'recent'", "");
     refuse("snapkv,recent=4+,when=always", "'recent'", "always");
+    refuse("snapkv,sink=16/,share=0.1", "'sink'", "not a number");
+    refuse("snapkv,sink=/6,share=0.1", "'sink'", "not a number");
+    refuse("snapkv,sink=16/0,share=0.1", "'sink'", "'0'");
+    refuse("snapkv,sink=16/6/2,share=0.1", "'sink'", "'6/2'");
+    refuse("snapkv,sink=16/6", "'sink'", "share");
+    refuse("full,sink=16/6", "'sink'", "share");
+    refuse("snapkv,sink=16/6,share=0.1,when=always", "'sink'", "always");
     refuse("minikv,window=0", "'window'", "'0'");
     refuse("minikv,pool=4", "'pool'", "even");
     refuse("minikv,pool=0", "'pool'", "'0'");
@@ -295,7 +302,8 @@ static void refusals(void **state) {
 
 static bool same_layer(const kv_layer_policy *a, const kv_layer_policy *b) {
     return a->format == b->format && a->score == b->score && a->window == b->window && a->pool == b->pool &&
-           a->stride == b->stride && a->sink == b->sink && a->recent == b->recent && a->recent_page == b->recent_page && a->pool_all == b->pool_all &&
+           a->stride == b->stride && a->sink == b->sink && a->sink_room == b->sink_room &&
+           a->recent == b->recent && a->recent_page == b->recent_page && a->pool_all == b->pool_all &&
            a->group_after_pool == b->group_after_pool;
 }
 
@@ -457,8 +465,30 @@ static void recent_to_its_page(void **state) {
         }
 }
 
+/* `sink=N/M`: N where they are at most 1/M of the bytes that the share holds, else none. */
+static void sinks_where_there_is_room(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        uint32_t n, sink;
+    } rows[] = {{"auto,share=0.025", 2048, 0},  {"auto,share=0.025", 3839, 0},           {"auto,share=0.025", 3840, 16},
+                {"auto,share=0.14", 1142, 0},   {"auto,share=0.14", 1143, 16},           {"auto,share=0.07", 2048, 16},
+                {"auto,share=0.07,sink=0", 9000, 0}, {"auto,share=0.07,sink=16", 40, 16}, {"snapkv,share=0.5,sink=4/2", 15, 0},
+                {"snapkv,share=0.5,sink=4/2", 16, 4}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        kv_policy p = parse(rows[i].text), at;
+        kv_policy_for_prompt(&p, rows[i].n, &at);
+        if (at.base.sink != rows[i].sink) fail_msg("%s at %u: %u sinks", rows[i].text, rows[i].n, at.base.sink);
+    }
+    char text[200];
+    kv_policy p = parse("snapkv,share=0.5,sink=4/2,recent=8+");
+    kv_policy_print(&p, text, sizeof text);
+    assert_string_equal(text, "snapkv,sink=4/2,recent=8+,share=0.5");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sinks_where_there_is_room),
         cmocka_unit_test(recent_to_its_page),
         cmocka_unit_test(presets), cmocka_unit_test(every_key), cmocka_unit_test(budgets_scale_local), cmocka_unit_test(auto_is_ordinary_words),
         cmocka_unit_test(layers),  cmocka_unit_test(refusals),  cmocka_unit_test(random_policies_print_and_parse), cmocka_unit_test(while_decoding),
