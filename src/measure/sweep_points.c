@@ -65,7 +65,8 @@ static bool has_key(const char *text, const char *key) {
 }
 
 static bool has_budget(const char *text) {
-    return has_key(text, "keep") || has_key(text, "tokens") || has_key(text, "rate") || has_key(text, "share");
+    return has_key(text, "keep") || has_key(text, "tokens") || has_key(text, "rate") || has_key(text, "share") ||
+           has_key(text, "mass");
 }
 
 /* The method at a share: ",share=X" (and the narrow recent) behind the keys that hold for all layers. */

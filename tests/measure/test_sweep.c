@@ -36,6 +36,7 @@ static void points_as_written(void **state) {
                                           "streaming",
                                           "kivi",
                                           "snapkv,tokens=200",
+                                          "snapkv,alloc=mass,mass=0.9",
                                           "kvcompress,recent=48",
                                           "minikv;layers=0-1:format=q8",
                                           "full"};
@@ -48,6 +49,7 @@ static void points_as_written(void **state) {
         {"full,format=q4", "full,format=q4", NAN},
         {"kivi", "kivi", NAN},
         {"snapkv,tokens=200", "snapkv,tokens=200", NAN},
+        {"snapkv,alloc=mass,mass=0.9", "snapkv,alloc=mass,mass=0.9", NAN},
         {"minikv", "minikv,share=0.14", .14},
         {"full,score=vote2,alloc=global,format=q2s", "full,score=vote2,alloc=global,format=q2s,share=0.14", .14},
         {"streaming", "streaming,share=0.14", .14},
@@ -63,7 +65,7 @@ static void points_as_written(void **state) {
     kv_sweep_point *p;
     uint32_t n;
     kv_error err;
-    if (expand(methods, 9, shares, 2, &p, &n, &err)) fail_msg("%s", err.message);
+    if (expand(methods, 10, shares, 2, &p, &n, &err)) fail_msg("%s", err.message);
     assert_int_equal(n, sizeof want / sizeof *want);
     for (uint32_t i = 0; i < n; i++) {
         kv_policy policy;
