@@ -54,7 +54,7 @@ static void count_evicted(const kv_plan *plan, const kv_plan_layer *l, uint32_t 
     c->tokens += (uint64_t)l->n_streams * (plan->n_sink + plan->n_recent);
     c->tail_tokens += (uint64_t)l->n_streams * plan->n_recent;
     c->sealed_pages += l->n_streams * sinks;
-    c->q2 += q2_bytes(l, n, plan->n_recent);
+    c->q2 += q2_bytes(l, n, 0); /* pages chosen over the whole prompt are weighed by all of it: no row waits */
     if (plan->global) return;
     for (uint32_t s = 0; s < l->n_streams; s++) {
         uint64_t tokens = plan->tokens[layer], local = plan->n_local < tokens ? plan->n_local : tokens;

@@ -70,7 +70,8 @@ static void masses_of_one_layer(void **state) {
                  {"snapkv,tokens=70,sink=7", 4, 7, 32},
                  {"kvcompress,rate=6,sink=4", 3, 4, 32},
                  {"minikv,keep=0.3", 7, 0, 0},
-                 {"full,score=vote2,alloc=global,rate=4,format=q4,sink=16,recent=16", 2, 16, 16}};
+                 {"full,score=vote2,alloc=global,rate=4,format=q4,sink=16,recent=16", 2, 16, 16},
+                 {"full,score=vote2,alloc=global,share=0.3,format=q4,sink=16/6,recent=16+", 2, 0, 28}};
     fixture fx;
     open_model(&fx, 1);
     double *logits;

@@ -32,7 +32,8 @@ static void estimates(void **state) {
     (void)state;
     static const char *const policies[] = {"full", "full,format=q8", "full,format=q4",   "full,format=q2s",
                                            "kivi", "minikv",         "minikv,share=0.3", "kvcompress,share=0.3",
-                                           "h2o",  "streaming",      "snapkv,tokens=200"};
+                                           "h2o",  "streaming",      "snapkv,tokens=200",
+                                           "auto,share=0.1"};
     const double tolerance = 0.002; /* a partial page of a scored policy; the others are exact */
     static const uint32_t sizes[] = {700, 1024, 2500};
     kvist_model_info info;
