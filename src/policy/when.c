@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `when=always` and `when=pressure`: which policies can go on evicting after the prompt, and how their scores do. Must
- * not know: pages, masses. A score is continued by a rule of its own or refused by name, never silently left as it was.
+ * What the end of a prompt settles in a policy (sinks, recent tokens), and `when=always` and `when=pressure`: which
+ * policies can go on evicting after it, and how their scores do. Must not know: pages, masses. A score is continued by a
+ * rule of its own or refused by name, never silently left as it was.
  */
 #include "policy/allocate/allocate.h"
 #include "policy/policy.h"
