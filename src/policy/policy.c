@@ -302,8 +302,6 @@ static kv_status check(const kv_policy *p, const kv_preset *preset, uint32_t see
                 "policy key 'when': pressure needs to know what to drop first; add score= to '%s' (attn, vote, vote2, "
                 "position, tova)",
                 preset->name);
-    if (p->base.sink_room && p->budget_kind != KV_BUDGET_SHARE)
-        KV_FAIL(err, POLICY, "policy key 'sink': N/M gives sinks up where they are more than 1/M of a share=; the budget here is another");
     double kept = p->budget_kind == KV_BUDGET_KEEP     ? p->budget
                   : p->budget_kind == KV_BUDGET_RATE   ? 1 / p->budget
                   : p->budget_kind == KV_BUDGET_TOKENS ? p->budget

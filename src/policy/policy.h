@@ -43,7 +43,7 @@ typedef struct kv_layer_policy {
     uint8_t score;  /* enum kv_score_id */
     uint32_t window, pool, stride;
     uint32_t sink, recent;
-    uint32_t sink_room;    /* `sink=N/M`: none where they are more than 1/M of a share's bytes; 0: always N */
+    uint32_t sink_room;    /* `sink=N/M`: none where they are more than 1/M of the budget; 0: always N */
     bool recent_page;      /* `recent=N+`: and the older ones in the same f16 page (kv_policy_for_prompt) */
     bool pool_all;         /* pool over all keys (KV-Compress) or over the candidates only (SnapKV) */
     bool group_after_pool; /* sum query heads after pooling (KV-Compress) or before (others) */

@@ -240,8 +240,6 @@ static void refusals(void **state) {
     refuse("snapkv,sink=/6,share=0.1", "'sink'", "not a number");
     refuse("snapkv,sink=16/0,share=0.1", "'sink'", "'0'");
     refuse("snapkv,sink=16/6/2,share=0.1", "'sink'", "'6/2'");
-    refuse("snapkv,sink=16/6", "'sink'", "share");
-    refuse("full,sink=16/6", "'sink'", "share");
     refuse("snapkv,sink=16/6,share=0.1,when=always", "'sink'", "always");
     refuse("minikv,window=0", "'window'", "'0'");
     refuse("minikv,pool=4", "'pool'", "even");
@@ -473,6 +471,10 @@ static void sinks_where_there_is_room(void **state) {
         uint32_t n, sink;
     } rows[] = {{"auto,share=0.025", 2048, 0},  {"auto,share=0.025", 3839, 0},           {"auto,share=0.025", 3840, 16},
                 {"auto,share=0.14", 1142, 0},   {"auto,share=0.14", 1143, 16},           {"auto,share=0.07", 2048, 16},
+                {"snapkv,tokens=99,sink=16/6", 5000, 16}, {"snapkv,tokens=95,sink=16/6", 5000, 0},
+                {"snapkv,keep=0.1,sink=16/6", 959, 0}, {"snapkv,keep=0.1,sink=16/6", 960, 16},
+                {"snapkv,rate=4,sink=16/6", 383, 0}, {"snapkv,rate=4,sink=16/6", 384, 16},
+                {"full,format=q4,sink=16/6", 20, 16}, {"snapkv,alloc=mass,mass=0.9,sink=16/6", 20, 16},
                 {"auto,share=0.07,sink=0", 9000, 0}, {"auto,share=0.07,sink=16", 40, 16}, {"snapkv,share=0.5,sink=4/2", 15, 0},
                 {"snapkv,share=0.5,sink=4/2", 16, 4}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
