@@ -7,7 +7,7 @@
  * Where every token fits, the richest format that holds them all. Below, the tokens go first that the model does not
  * look up when it says the prompt again, nor the prompt's last rows, where a question stands (`reconq`), pages chosen
  * by price over all layers and heads with a floor of half the mean: half of the tokens cost less than a bit of the
- * rest, so four bits are kept down to 11 %, three to 8 % (docs/fidelity.md). Shares of the formats' pages: q8 57 %,
+ * rest, so four bits are kept down to 11 %, three to 8 %, in keys, which want them more, to 5.5 % (docs/fidelity.md). Shares of the formats' pages: q8 57 %,
  * q4 28.6 %; sinks, recent tokens and what fills no page come on top. Where tokens go the f16 tail is short: 64 recent
  * ones would be the largest part of a small share. It is one page in most prompts, four to 19 tokens, where 16 lie in
  * two unless a prompt ends where a page does: at 4 % of 2,048 tokens a head has five pages in all. There sinks have no
@@ -25,6 +25,7 @@ static const auto_row rows[] = {
     {.29, "full,score=reconq,format=q4,alloc=global"},
     {.11, "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global"},
     {.08, "full,score=reconq,format=q3,sink=16/6,recent=4+,alloc=global"},
+    {.055, "full,score=reconq,format=q3/q2,sink=16/6,recent=4+,alloc=global"},
     {.03, "full,score=reconq,format=q2,sink=16/6,recent=4+,alloc=global"},
     {0, "full,score=reconq,format=q2s,sink=16/6,recent=4+,alloc=global"},
 };
