@@ -7,11 +7,11 @@
  * Where every token fits, the richest format that holds them all. Below, the tokens go first that the model does not
  * look up when it says the prompt again, nor the prompt's last rows, where a question stands (`reconq`), pages chosen
  * by price over all layers and heads with a floor of half the mean: half of the tokens cost less than a bit of the
- * rest, so four bits are kept down to 11 %, three to 8 %, in keys, which want them more, to 5.5 % (docs/fidelity.md). Shares of the formats' pages: q8 57 %,
- * q4 28.6 %; sinks, recent tokens and what fills no page come on top. Where tokens go the f16 tail is short: 64 recent
- * ones would be the largest part of a small share. It is one page in most prompts, four to 19 tokens, where 16 lie in
- * two unless a prompt ends where a page does: at 4 % of 2,048 tokens a head has five pages in all. There sinks have no
- * page of their own either: the first tokens rank high by themselves (docs/fidelity.md).
+ * rest, so four bits are kept down to 11 %, three to 8 %, in keys, which want them more, to 5.5 % (docs/fidelity.md).
+ * Shares of the formats' pages: q8 57 %, q4 28.6 %; sinks, recent tokens and what fills no page come on top. Where
+ * tokens go the f16 tail is short: 64 recent ones would be the largest part of a small share. It is one page in most
+ * prompts, four to 19 tokens, where 16 lie in two unless a prompt ends where a page does: at 4 % of 2,048 tokens a head
+ * has five pages in all. There sinks have no page of their own either: the first tokens rank high by themselves.
  */
 #include "policy/presets.h"
 
