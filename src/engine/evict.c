@@ -115,9 +115,7 @@ static kv_status take_policy(kvist_session *s, const kv_policy *policy, kv_error
 /* Most tokens of n that a stream keeps single: the mean, twice it in the first layers of a pyramid; where streams compete
  * there is no bound. */
 static double kept_at_most(const kv_policy *p, double n) {
-    double mean = p->budget_kind == KV_BUDGET_TOKENS ? p->budget
-                  : p->budget_kind == KV_BUDGET_RATE ? n / p->budget
-                                                     : n * p->budget;
+    double mean = kv_policy_tokens(p, n);
     return p->alloc == KV_ALLOC_GLOBAL ? n : fmin(n, p->alloc == KV_ALLOC_UNIFORM ? mean : 2 * mean);
 }
 

@@ -138,19 +138,28 @@ static void outputs(const kv_shadow *sh, const kv_attn_params *a, const uint16_t
         }
 }
 
-/* Adds to the sums of the layer's query heads: what the compression point ranked, [sink, its end - recent), is what the
- * estimate speaks of. */
-static void add_masses(kv_shadow *sh, const kvist_session *s, uint32_t layer, uint32_t query, uint32_t group,
-                       uint32_t from) {
+/* Sinks that a stream has: what the first compression point made of the policy, whatever a later one would. */
+static uint32_t sinks_of(const kvist_session *s, const kv_stream *st) {
+    uint32_t n = 0, pages = kv_region_first(s->seq, st);
+    for (uint32_t i = 0; i < pages; i++) n += kv_pool_entry(s->seq->pool, st->handles[i].page)->n;
+    return n;
+}
+
+/* Where the tokens end that the last compression point ranked. */
+static uint64_t ranked_end(const kvist_session *s) {
+    kv_policy p;
     uint64_t point = s->point.mass_position;
-    kv_policy at_point;
-    kv_policy_for_prompt(&s->policies[s->n_policies - 1], (uint32_t)point, &at_point);
-    const kv_layer_policy *base = &at_point.base;
-    uint64_t end = point > base->recent ? point - base->recent : 0;
+    kv_policy_for_prompt(&s->policies[s->n_policies - 1], (uint32_t)point, &p);
+    return point > p.base.recent ? point - p.base.recent : 0;
+}
+
+/* Adds to the sums of the layer's query heads: [from, end), neither sinks nor recent, is what the estimate speaks of. */
+static void add_masses(kv_shadow *sh, const kvist_session *s, uint32_t layer, uint32_t query, uint32_t group,
+                       uint64_t from, uint64_t end) {
     for (uint32_t g = 0; g < group; g++) {
         const float *p = sh->p + (size_t)g * sh->cap;
         size_t at = (size_t)layer * s->e->m->hp.n_q + query + g;
-        for (uint64_t t = from > base->sink ? from : base->sink; t < end; t++) {
+        for (uint64_t t = from; t < end; t++) {
             sh->all[at] += p[t];
             if (!sh->kept[t]) sh->evicted[at] += p[t];
         }
@@ -161,12 +170,15 @@ void kv_shadow_check(kvist_session *s, uint32_t layer, uint32_t position, const 
     kv_shadow *sh = s->shadow;
     const kv_attn_params *a = &s->e->m->attn;
     uint32_t group = a->n_q / a->n_kv, n = position + 1, from = a->window && n > a->window ? n - a->window : 0;
+    uint64_t end = ranked_end(s);
     for (uint32_t h = 0; h < a->n_kv; h++) {
+        const kv_stream *st = kv_seq_stream(s->seq, layer, h);
+        uint32_t sinks = sinks_of(s, st);
         size_t at = ((size_t)layer * a->n_kv + h) * sh->cap;
-        mark_kept(sh, s, kv_seq_stream(s->seq, layer, h), n);
+        mark_kept(sh, s, st, n);
         probabilities(sh, a, sh->k + at * a->dk, q + (size_t)h * group * a->dk, group, from, n);
         outputs(sh, a, sh->v + at * a->dv, group, from, n, sh->full + (size_t)h * group * a->dv);
-        add_masses(sh, s, layer, h * group, group, from);
+        add_masses(sh, s, layer, h * group, group, from > sinks ? from : sinks, end);
     }
     double diff = 0, norm = 0;
     for (uint32_t i = 0; i < (uint32_t)a->n_q * a->dv; i++) {

@@ -85,6 +85,9 @@ enum kv_goes_on { KV_GOES_NOT, KV_GOES_BY_POSITION, KV_GOES_BY_SUM, KV_GOES_BY_S
 uint8_t kv_score_goes_on(uint8_t score);
 /* when=always: single tokens are evicted (pages of f16), else whole pages. */
 bool kv_policy_by_token(const kv_policy *p);
+/* Tokens that the budget holds of n, a stream; of a share, as many as its bytes are in f16; infinity where it says no
+ * number (all, mass). */
+double kv_policy_tokens(const kv_policy *p, double n);
 /* The newest of n tokens that `local` protects while decoding. */
 uint32_t kv_policy_local(const kv_policy *p, uint32_t n);
 /* The policy of a prompt that ends at n tokens: where single tokens are evicted, local ones wait in the tail, as recent

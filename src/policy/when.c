@@ -39,8 +39,7 @@ uint32_t kv_policy_local(const kv_policy *p, uint32_t n) {
     return local < n ? (uint32_t)local : n;
 }
 
-/* Tokens that the budget holds of n, a stream; of a share, as many as its bytes are in f16. */
-static double budget_tokens(const kv_policy *p, uint32_t n) {
+double kv_policy_tokens(const kv_policy *p, double n) {
     return p->budget_kind == KV_BUDGET_KEEP || p->budget_kind == KV_BUDGET_SHARE ? p->budget * n
            : p->budget_kind == KV_BUDGET_RATE                                    ? n / p->budget
            : p->budget_kind == KV_BUDGET_TOKENS                                  ? p->budget
@@ -52,7 +51,7 @@ void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out) {
     /* The slots of an f16 page before the first recent token are there whether used or not. */
     if (p->base.recent_page && p->budget_kind != KV_BUDGET_ALL && n > p->base.recent)
         out->base.recent += (n - p->base.recent) % KV_PAGE_F16_TOKENS;
-    if (budget_tokens(p, n) < (double)p->base.sink * p->base.sink_room) out->base.sink = 0;
+    if (kv_policy_tokens(p, n) < (double)p->base.sink * p->base.sink_room) out->base.sink = 0;
     if (!kv_policy_by_token(p)) return;
     uint32_t local = kv_policy_local(p, n);
     if (local > out->base.recent) out->base.recent = local;

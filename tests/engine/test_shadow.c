@@ -65,13 +65,15 @@ static void masses_of_one_layer(void **state) {
     (void)state;
     static const struct {
         const char *policy;
-        uint32_t every, sink, recent;
-    } cases[] = {{"snapkv,tokens=96", 1, 0, 32},
-                 {"snapkv,tokens=70,sink=7", 4, 7, 32},
-                 {"kvcompress,rate=6,sink=4", 3, 4, 32},
-                 {"minikv,keep=0.3", 7, 0, 0},
-                 {"full,score=vote2,alloc=global,rate=4,format=q4,sink=16,recent=16", 2, 16, 16},
-                 {"full,score=vote2,alloc=global,share=0.3,format=q4,sink=16/6,recent=16+", 2, 0, 28}};
+        uint32_t every, sink, recent, before; /* before: tokens of a sync of their own */
+    } cases[] = {{"snapkv,tokens=96", 1, 0, 32, 0},
+                 {"snapkv,tokens=70,sink=7", 4, 7, 32, 0},
+                 {"kvcompress,rate=6,sink=4", 3, 4, 32, 0},
+                 {"minikv,keep=0.3", 7, 0, 0, 0},
+                 {"full,score=vote2,alloc=global,rate=4,format=q4,sink=16,recent=16", 2, 16, 16, 0},
+                 {"full,score=vote2,alloc=global,share=0.3,format=q4,sink=16/6,recent=16+", 2, 0, 28, 0},
+                 /* given up at 200 tokens, where 35 % are 70, and not there at 300, where they are 105 */
+                 {"full,score=vote2,alloc=global,share=0.35,format=q4,sink=16/6,recent=16", 2, 0, 16, 200}};
     fixture fx;
     open_model(&fx, 1);
     double *logits;
@@ -82,6 +84,7 @@ static void masses_of_one_layer(void **state) {
         kvist_session *s = shadowed(e, cases[i].policy, cases[i].every);
         kvist_report r;
         double mean, least;
+        if (cases[i].before) must_sync(s, ids, cases[i].before);
         must_sync(s, ids, N);
         kvist_session_report(s, &r);
         assert_true(r.bytes_shadow > 0 && r.shadow.steps == 0);
