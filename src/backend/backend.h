@@ -87,7 +87,7 @@ static inline uint32_t kv_attn_mass_slots(const kv_stream_shape *s) { return (s-
 /* Prompt attention of rows [row0, row0 + n_rows) of a sync whose row 0 has position first_pos. Keys, in this order: the
  * handles of `streams` (paged kernel, birth order), then the f16 run: the streams' tail followed by the sync's own
  * rows, in tiles at absolute positions that are multiples of KV_KEY_TILE. k, v: f16 [n_kv][head_stride tokens][dk or
- * dv], rows 0 .. row0 + n_rows valid. */
+ * dv], rows 0 .. row0 + n_rows (apart: row0) valid. */
 #define KV_KEY_TILE 64u
 typedef struct kv_attn_chunk {
     const kv_pool *pool;
@@ -95,6 +95,8 @@ typedef struct kv_attn_chunk {
     const uint16_t *k, *v;
     size_t head_stride; /* tokens between heads in k, v */
     uint32_t first_pos, row0, n_rows;
+    bool apart; /* the rows are no part of the run: each sees all of streams and of the rows below row0, none of the
+                   chunk's. Without a window */
     const float *q; /* [n_rows][n_q][dk], after RoPE, not scaled */
     float *out;     /* [n_rows][n_q][dv] */
     float *lse;     /* [n_rows][n_q] natural log of the sum of exp(scaled scores) over all keys; may be NULL */

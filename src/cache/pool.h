@@ -19,7 +19,8 @@ enum {
     KV_PAGE_LOCAL = 2,
     KV_PAGE_SCORED = 4,
     KV_PAGE_LISTED = 8, /* positions.h */
-    KV_PAGE_GUARD = 16  /* beyond the budget, for the guard */
+    KV_PAGE_GUARD = 16, /* beyond the budget, for the guard */
+    KV_PAGE_REST = 32   /* its last token has no position: it stands for those that were evicted (policy/rest.h) */
 };
 
 typedef struct kv_page_entry {

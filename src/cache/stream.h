@@ -88,6 +88,9 @@ kv_status kv_seq_reserve(kv_seq *s, uint32_t n_tokens, kv_error *err) KV_WARN_UN
  * is tail_pos + tail_len; while the tail is empty the caller may set tail_pos (rows sealed or evicted without passing
  * through the tail). */
 kv_status kv_tail_append(kv_seq *s, kv_stream *st, const uint16_t *k, const uint16_t *v, kv_error *err) KV_WARN_UNUSED;
+/* Writes token k[dk], v[dv] behind the last one of an f16 page of the stream's handles that nobody else holds and that has room, as
+ * its KV_PAGE_REST. */
+void kv_stream_put_rest(kv_seq *s, kv_stream *st, uint32_t handle, const uint16_t *k, const uint16_t *v);
 /* Copies tail token i (0 = oldest) out as token-major rows k[dk], v[dv]; either may be NULL. */
 void kv_tail_get(const kv_seq *s, const kv_stream *st, uint32_t i, uint16_t *k, uint16_t *v);
 /* Forgets the oldest n tokens (they were sealed or evicted); frees pages wholly consumed. */

@@ -41,18 +41,31 @@ static kv_status writable_page(kv_seq *s, kv_stream *st, uint32_t index, uint32_
     return KVIST_OK;
 }
 
+/* Token t of an f16 page. */
+static void put_token(const kv_seq *s, const kv_stream_shape *sh, uint32_t page, uint32_t t, const uint16_t *k, const uint16_t *v) {
+    uint16_t *kp = (uint16_t *)(void *)kv_pool_data(s->pool, page), *vp = kp + (size_t)padded(sh->dk) * sh->f16_tokens;
+    for (uint32_t c = 0; c < sh->dk; c++) kp[(size_t)c * sh->f16_tokens + t] = k[c];
+    memcpy(vp + (size_t)t * padded(sh->dv), v, sh->dv * sizeof *v);
+}
+
+void kv_stream_put_rest(kv_seq *s, kv_stream *st, uint32_t handle, const uint16_t *k, const uint16_t *v) {
+    uint32_t page = st->handles[handle].page;
+    kv_page_entry *e = kv_pool_entry(s->pool, page);
+    assert(e->refs == 1 && e->n < st->shape->f16_tokens && !(e->flags & (KV_PAGE_LISTED | KV_PAGE_REST)));
+    put_token(s, st->shape, page, e->n++, k, v);
+    e->flags |= KV_PAGE_REST;
+    st->tokens_sealed++;
+}
+
 kv_status kv_tail_append(kv_seq *s, kv_stream *st, const uint16_t *k, const uint16_t *v, kv_error *err) {
     const kv_stream_shape *sh = st->shape;
-    uint32_t p16 = sh->f16_tokens, dv = padded(sh->dv), page;
+    uint32_t p16 = sh->f16_tokens, page;
     uint32_t start = st->tail_len ? st->tail_start : st->tail_pos % p16;
     uint32_t slot = start + st->tail_len;
     KV_TRY(kv_scores_room(s, st, (uint64_t)st->tail_len + 1, 0, err));
     KV_TRY(writable_page(s, st, slot / p16, &page, err));
     st->tail_start = start;
-    uint16_t *kp = (uint16_t *)(void *)kv_pool_data(s->pool, page), *vp = kp + (size_t)padded(sh->dk) * p16;
-    uint32_t t = slot % p16;
-    for (uint32_t c = 0; c < sh->dk; c++) kp[(size_t)c * p16 + t] = k[c];
-    memcpy(vp + (size_t)t * dv, v, sh->dv * sizeof *v);
+    put_token(s, sh, page, slot % p16, k, v);
     if (kv_scores_of_tail(st)) st->scores.tail[st->tail_len] = 0;
     st->tail_len++;
     return KVIST_OK;

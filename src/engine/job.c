@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "policy/guard.h"
+#include "policy/rest.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -119,6 +120,23 @@ static kv_status alloc_foresight(kv_job *j, kv_error *err) {
     j->foresight.moments = moments;
     j->foresight_floats = charged_alloc(j, kv_foresee_floats(hp, j->stride) * sizeof(float), true, err, &st);
     if (!st) kv_foresee_open(j, j->foresight_floats, moments);
+    return st;
+}
+
+static kv_status alloc_rest(kv_job *j, kv_error *err) {
+    const kv_hparams *hp = &j->e->m->hp;
+    kv_job_rest *r = &j->rest;
+    kv_status st = KVIST_OK;
+    size_t now = (size_t)r->rows * hp->n_q, all = now * hp->n_layers;
+    kv_rest_input one = kv_job_rest_input(j, 0, 0);
+    r->q = charged_alloc(j, all * hp->dk * sizeof *r->q, false, err, &st);
+    r->whole = charged_alloc(j, all * hp->dv * sizeof *r->whole, false, err, &st);
+    r->whole_lse = charged_alloc(j, all * sizeof(float), false, err, &st);
+    r->mean = charged_alloc(j, (size_t)hp->n_layers * hp->n_kv * hp->dk * sizeof(float), false, err, &st);
+    r->now = charged_alloc(j, now * hp->dk * sizeof(float), false, err, &st);
+    r->out = charged_alloc(j, now * hp->dv * sizeof(float), false, err, &st);
+    r->lse = charged_alloc(j, now * sizeof(float), false, err, &st);
+    r->scratch = charged_alloc(j, kv_rest_scratch(&one), false, err, &st);
     return st;
 }
 
@@ -245,6 +263,8 @@ static kv_status admit(kv_job *j, kvist_session *const *s, kv_error *err) {
     longest_run(j);
     KV_TRY(alloc_rows(j, err));
     if (j->evict) KV_TRY(alloc_scoring(j, err));
+    kv_job_rest_plan(j);
+    if (j->rest.wanted) KV_TRY(alloc_rest(j, err));
     for (uint32_t i = 0; i < j->n_targets; i++) {
         kv_job_target *t = &j->targets[i];
         KV_TRY(kv_job_named(t, alloc_target(t, err), err));
@@ -318,6 +338,14 @@ void kv_job_free(kv_job **pj) {
     kv_free64(j->settle_scratch);
     kv_free64(j->foresight.moments);
     kv_free64(j->foresight_floats);
+    kv_free64(j->rest.q);
+    kv_free64(j->rest.whole);
+    kv_free64(j->rest.whole_lse);
+    kv_free64(j->rest.mean);
+    kv_free64(j->rest.now);
+    kv_free64(j->rest.out);
+    kv_free64(j->rest.lse);
+    kv_free64(j->rest.scratch);
     kv_pool_discharge(j->e->pool, j->charged);
     kv_free(j);
 }

@@ -48,6 +48,18 @@ typedef struct kv_foresight {
     float *cos, *sin;                       /* [n_rot / 2] mean rotation ahead */
 } kv_foresight;
 
+/* Rows of the echo that tokens for what is evicted are fitted to (rest.c). */
+typedef struct kv_job_rest {
+    bool wanted;          /* by some target */
+    uint32_t rows, step;  /* rows of a layer; every step-th of the echo */
+    uint16_t *q, *whole;  /* f16 [n_layers][n_q][rows][dk or dv]: queries, and attention over the whole prompt */
+    float *whole_lse;     /* [n_layers][n_q][rows] */
+    float *mean;          /* [n_layers][n_kv][dk] mean keys */
+    float *now, *out;     /* [rows][n_q][dk or dv] of the layer at hand */
+    float *lse;           /* [rows][n_q] */
+    void *scratch;        /* of a fit */
+} kv_job_rest;
+
 /* One session of the job: its policy, and what the present layer's compression needs of it. */
 typedef struct kv_job_target {
     kv_job *j;
@@ -57,6 +69,7 @@ typedef struct kv_job_target {
     kv_plan plan;
     bool weighs; /* some layer's format weighs channels: squared queries are collected */
     bool echoes; /* some layer's score looks at an echo */
+    bool rest;   /* every head gets a token for what it lost */
     kv_gsel *gsel;
     kv_job_stream *streams; /* [n_streams] when evicting */
     kv_layer_policy lp;     /* of the present layer, as the rest */
@@ -97,6 +110,7 @@ struct kv_job {
     float *sink_mass;   /* [n_mass][n_q] */
     kv_foresight foresight;
     float *foresight_floats;
+    kv_job_rest rest;
     /* Scratch of one target's compression after the other. order and cuts have room for all heads of a layer where a
      * selection is global (it settles once all were cut), score where a layer's scores decide the counts, for one
      * elsewhere. */
@@ -138,6 +152,18 @@ void kv_foresee_begin(kv_job *j); /* of a layer */
 void kv_foresee_rows(kv_job *j, uint32_t row0, uint32_t n);
 /* [group][stride] logits of a stream's run; until the next call. */
 const float *kv_foresee_logits(kv_job *j, const kv_run_source *run, uint32_t head);
+
+/* ---- rest.c: tokens that stand for what was evicted */
+/* Finds out who wants them and how many rows that takes. */
+void kv_job_rest_plan(kv_job *j);
+/* What a fit of a KV head reads; without arrays (their sizes) before they are there. */
+struct kv_rest_input kv_job_rest_input(const kv_job *j, uint32_t layer, uint32_t head);
+/* Queries after RoPE of the echo's rows [row0, row0 + n) are in the forward buffers. */
+void kv_job_rest_rows(kv_job *j, uint32_t row0, uint32_t n);
+/* After a layer's last row, while the run is there. */
+void kv_job_rest_layer(kv_job *j);
+/* After the last layer's compression: fits and writes the target's tokens. */
+void kv_job_rest_finish(kv_job_target *t);
 
 /* ---- compress.c: seals and evicts one target's streams of the present layer; finishes masses after the last layer */
 kv_status kv_job_compress_layer(kv_job_target *t, kv_error *err);

@@ -81,6 +81,7 @@ static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
     kv_part_project(f, l, x, n);
     if (!echo) kv_foresee_rows(j, row0, n);
     kv_part_rotate(f, n);
+    if (echo) kv_job_rest_rows(j, row0 - j->n_rows, n);
     ops->kv_to_f16(f->ex, f->k, f->v, n, hp->n_kv, hp->dk, hp->dv, place, j->n_kept, j->kf, j->vf);
     if (row0 < j->q2_rows)
         ops->q_squares(f->ex, f->q, min_u32(n, j->q2_rows - row0), hp->n_q, hp->n_kv, hp->dk,
@@ -187,7 +188,9 @@ static kv_status read_rows(kv_job *j, kv_error *err) {
     if (j->row >= j->n_rows) count_echo(j, t0);
     j->row += n;
     if (!report_progress(j)) KV_FAIL(err, CANCELLED, "stopped by the progress callback");
-    if (j->row == j->n_rows + j->n_echo) j->phase = KV_JOB_COMPRESS;
+    if (j->row < j->n_rows + j->n_echo) return KVIST_OK;
+    j->phase = KV_JOB_COMPRESS;
+    kv_job_rest_layer(j);
     return KVIST_OK;
 }
 
@@ -203,6 +206,7 @@ static kv_status compress_target(kv_job *j, bool *done, kv_error *err) {
     j->phase = KV_JOB_ROWS;
     if (j->layer < j->e->m->hp.n_layers) return begin_layer(j, err);
     for (uint32_t i = 0; i < j->n_targets; i++) KV_TRY(kv_job_finish_masses(&j->targets[i], err));
+    for (uint32_t i = 0; i < j->n_targets; i++) kv_job_rest_finish(&j->targets[i]);
     j->phase = j->last ? KV_JOB_HEAD : KV_JOB_DONE;
     *done = !j->last;
     return KVIST_OK;

@@ -11,6 +11,8 @@
 #include "measure/memory.h"
 #include "measure/stats.h"
 #include "measure/taskrun_parts.h"
+#include "policy/policy.h"
+#include "policy/rest.h"
 
 /* An answer's token takes about as long as this many of a prompt (measured: 5 to 8 on models of 0.1 to 0.5 billion
  * parameters); half of max_new is what an answer is expected to take. Only the progress bar knows. */
@@ -325,10 +327,14 @@ kv_status kv_taskrun_kv_bytes(const kvist_model_info *info, const char *const *p
                               uint32_t n_ctx, uint64_t *out, kv_error *err) {
     kv_memory_shape shape = {info->n_layers, info->n_kv_heads, info->head_dim_k, info->head_dim_v};
     uint64_t layer = 2 * (info->bytes_f16_token / info->n_layers) * n_ctx, n = n_ctx;
-    uint64_t total = 0;
+    uint64_t total = 0, rest = 0;
     for (uint32_t i = 0; i < n_policies; i++) {
         kv_memory_need need;
+        kv_policy policy;
         KV_TRY(kv_memory_estimate(&shape, policies[i], n_ctx, &need, err));
+        KV_TRY(kv_policy_parse(policies[i], &policy, err));
+        if (policy.rest) /* all policies' fits read the same rows */
+            rest = kv_rest_bytes(n_ctx, info->n_layers, info->n_heads, info->n_kv_heads, info->head_dim_k, info->head_dim_v);
         /* One layer in f16 and sealed, and its scores, beside what stays; two open pages of each stream. */
         total += need.bytes_true + need.bytes_true / 20 + layer + n * info->n_heads * 2 * sizeof(float) +
                  2ull * info->n_layers * info->n_kv_heads * info->page_bytes;
@@ -337,7 +343,7 @@ kv_status kv_taskrun_kv_bytes(const kvist_model_info *info, const char *const *p
     uint64_t wide =
         4ull * info->n_embd + 2ull * info->n_ff + 2ull * info->n_heads * (info->head_dim_k + info->head_dim_v);
     uint64_t rows = 512 > n_policies ? 512 : n_policies;
-    total += n * info->n_embd * sizeof(float) + rows * wide * sizeof(float);
+    total += rest + n * info->n_embd * sizeof(float) + rows * wide * sizeof(float);
     total += (16 + 2ull * n_policies) * info->n_vocab * sizeof(float);
     total += 8192ull * 2 * (info->head_dim_k + info->head_dim_v) + (8ull << 20); /* pages being sealed; lists */
     *out = total;

@@ -25,7 +25,7 @@ const char *const kv_policy_key_names[KV_KEYS] = {
     [KV_KEY_FLOOR] = "floor",         [KV_KEY_KEEP] = "keep",     [KV_KEY_TOKENS] = "tokens",
     [KV_KEY_RATE] = "rate",           [KV_KEY_SHARE] = "share",   [KV_KEY_MASS] = "mass",
     [KV_KEY_LOCAL] = "local",         [KV_KEY_WHEN] = "when",     [KV_KEY_GUARD] = "guard",
-    [KV_KEY_GUARD_MAX] = "guard_max",
+    [KV_KEY_GUARD_MAX] = "guard_max", [KV_KEY_REST] = "rest",
 };
 
 #define BUDGETS                                                                                                        \
@@ -151,6 +151,13 @@ static kv_status set_sink(const char *name, slice v, kv_layer_policy *p, kv_erro
     return n.len == v.len ? KVIST_OK : count(name, m, 1, TOKENS_MAX, &p->sink_room, err);
 }
 
+static kv_status set_rest(const char *name, slice v, kv_policy *p, kv_error *err) {
+    uint32_t n = 0;
+    KV_TRY(count(name, v, 0, 1, &n, err));
+    p->rest = n;
+    return KVIST_OK;
+}
+
 static kv_status set_key(uint32_t key, slice v, kv_policy *p, kv_error *err) {
     const char *name = kv_policy_key_names[key];
     if (key < KV_KEYS_LAYER) return set_layer_key(key, v, &p->base, err);
@@ -180,6 +187,8 @@ static kv_status set_key(uint32_t key, slice v, kv_policy *p, kv_error *err) {
         return number(name, v, 0, false, 1, false, &p->guard, err);
     case KV_KEY_GUARD_MAX:
         return number(name, v, 1, false, 1000, false, &p->guard_max, err);
+    case KV_KEY_REST:
+        return set_rest(name, v, p, err);
     default:
         return set_budget(key, v, p, err);
     }
@@ -197,7 +206,7 @@ static kv_status read_key(slice item, uint32_t *seen, uint32_t *key, slice *valu
         KV_FAIL(err, POLICY,
                 "policy key '%.*s' is not known (score window pool stride alloc delta floor keep tokens rate share "
                 "mass format sink recent local when "
-                "guard guard_max)",
+                "guard guard_max rest)",
                 SHOW(name));
     if (*seen & kv_key_bit(k)) KV_FAIL(err, POLICY, "policy key '%s' is given twice", kv_policy_key_names[k]);
     for (uint32_t b = KV_KEY_KEEP; b <= KV_KEY_MASS && k >= KV_KEY_KEEP && k <= KV_KEY_MASS; b++)
@@ -288,6 +297,20 @@ static kv_status check_mass(const kv_policy *p, kv_error *err) {
     return KVIST_OK;
 }
 
+/* rest=1 is fitted to the rows of an echo and lies behind the sinks, in their last page. */
+static kv_status check_rest(const kv_policy *p, kv_error *err) {
+    kv_score_need need;
+    kv_score_needs(&p->base, &need);
+    if (!p->rest) return KVIST_OK;
+    if (!need.echo)
+        KV_FAIL(err, POLICY, "policy key 'rest': needs a score that reads the prompt twice (recon, reconq), not '%s'",
+                kv_score_at(p->base.score)->name);
+    if (p->base.sink < 2 || p->base.sink % KV_PAGE_F16_TOKENS == 1)
+        KV_FAIL(err, POLICY, "policy key 'rest': takes the place of the last of two or more sinks in their page; sink=%u has none for it",
+                p->base.sink);
+    return KVIST_OK;
+}
+
 /* What only the whole tells. */
 static kv_status check(const kv_policy *p, const kv_preset *preset, uint32_t seen, kv_error *err) {
     char names[NAMES];
@@ -369,6 +392,7 @@ kv_status kv_policy_parse(const char *text, kv_policy *out, kv_error *err) {
     while (next(&more, ';', &v)) KV_TRY(read_override(v, &p, err));
     while (next(&t.rest, ';', &v)) KV_TRY(read_override(v, &p, err));
     KV_TRY(check_mass(&p, err));
+    KV_TRY(check_rest(&p, err));
     KV_TRY(kv_policy_check_when(&p, err));
     *out = p;
     return KVIST_OK;

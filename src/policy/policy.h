@@ -9,6 +9,8 @@
 #include "policy/format.h"
 
 #define KV_POLICY_MAX_OVERRIDES 8
+/* Shorter prompts have too few rows to fit a rest token to. */
+#define KV_REST_TOKENS 512u
 
 enum kv_budget_kind {
     KV_BUDGET_ALL,
@@ -59,6 +61,7 @@ typedef struct kv_policy {
                              `local` says it */
     double delta, floor;
     uint8_t when;            /* enum kv_when */
+    bool rest;               /* the last sink makes room for a token that stands for what was evicted (rest.h) */
     double guard, guard_max; /* least retained mass of a head, 0: off; most times the budget may grow for it */
     kv_layer_policy base;
     uint32_t n_overrides;
@@ -91,7 +94,8 @@ double kv_policy_tokens(const kv_policy *p, double n);
 /* The newest of n tokens that `local` protects while decoding. */
 uint32_t kv_policy_local(const kv_policy *p, uint32_t n);
 /* The policy of a prompt that ends at n tokens: where single tokens are evicted, local ones wait in the tail, as recent
- * ones do; `recent=N+` is as many as lie in the f16 pages that N take anyway; `sink=N/M` is N or none. */
+ * ones do; `recent=N+` is as many as lie in the f16 pages that N take anyway; `sink=N/M` is N or none; with `rest=1` one sink
+ * less, where the prompt is long enough. */
 void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out);
 /* Refuses by name what `when` cannot be combined with. */
 kv_status kv_policy_check_when(const kv_policy *p, kv_error *err) KV_WARN_UNUSED;

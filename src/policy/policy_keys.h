@@ -27,6 +27,7 @@ enum kv_policy_key {
     KV_KEY_WHEN,
     KV_KEY_GUARD,
     KV_KEY_GUARD_MAX,
+    KV_KEY_REST,
     KV_KEYS
 };
 extern const char *const kv_policy_key_names[KV_KEYS];

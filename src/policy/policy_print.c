@@ -152,5 +152,6 @@ void kv_policy_print(const kv_policy *p, char *buf, size_t cap) {
     if (p->when != own.when) put_key(&w, ',', KV_KEY_WHEN, kv_policy_when_names[p->when]);
     if (p->guard != own.guard) put_number(&w, ',', KV_KEY_GUARD, p->guard);
     if (p->guard_max != own.guard_max) put_number(&w, ',', KV_KEY_GUARD_MAX, p->guard_max);
+    if (p->rest != own.rest) put_number(&w, ',', KV_KEY_REST, p->rest);
     put_overrides(&w, p);
 }

@@ -52,6 +52,8 @@ void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out) {
     if (p->base.recent_page && p->budget_kind != KV_BUDGET_ALL && n > p->base.recent)
         out->base.recent += (n - p->base.recent) % KV_PAGE_F16_TOKENS;
     if (kv_policy_tokens(p, n) < (double)p->base.sink * p->base.sink_room) out->base.sink = 0;
+    out->rest = p->rest && out->base.sink && n >= KV_REST_TOKENS;
+    out->base.sink -= out->rest;
     if (!kv_policy_by_token(p)) return;
     uint32_t local = kv_policy_local(p, n);
     if (local > out->base.recent) out->base.recent = local;

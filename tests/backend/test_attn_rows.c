@@ -95,6 +95,74 @@ static void prefill_over_pages(void **state)
         }
 }
 
+/* Rows apart from the run, each against the same query as the run's last row: bit for bit, in one call or in several. */
+static void prefill_apart(void **state)
+{
+    UNUSED_STATE;
+    enum { N = 37 };
+    static const struct { uint8_t pair; uint32_t tail, rows; } cases[] = {{Q4, 23, 90}, {Q2S, 0, 64}, {Q2S, 20, 1}, {F16, 4, 70}};
+    for (int level = 0; level <= kv_cpu_detect(); level++)
+        for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+            world w;
+            uint32_t sync = 60 + cases[k].tail, n = cases[k].rows;
+            world_init(&w, level, 3, 6, 2, 64, 80, 300, 0);
+            world_seal_all(&w, cases[k].pair, 0, 60);
+            world_tail(&w, 60, sync);
+            world_rows(&w, sync, sync + n);
+            float *q = random_queries(&w, N), *out[2], *lse[2];
+            for (int i = 0; i < 2; i++) {
+                out[i] = must(calloc(N * 6 * 80, sizeof(float)));
+                lse[i] = must(calloc(N * 6, sizeof(float)));
+            }
+            for (uint32_t r = 0; r < N; r++) {
+                kv_attn_chunk c = chunk_of(&w, sync, n - 1, 1, q, out[0], lse[0]);
+                c.q = q + r * 6 * 64;
+                c.out = out[0] + r * 6 * 80;
+                c.lse = lse[0] + r * 6;
+                kv_cpu_attn_prefill(&w.ex.base, &w.p, &c);
+            }
+            for (uint32_t r = 0; r < N; r += 20) {
+                kv_attn_chunk c = chunk_of(&w, sync, n, r + 20 < N ? 20 : N - r, q, out[1], lse[1]);
+                c.apart = true;
+                c.q = q + r * 6 * 64;
+                c.out = out[1] + r * 6 * 80;
+                c.lse = lse[1] + r * 6;
+                kv_cpu_attn_prefill(&w.ex.base, &w.p, &c);
+            }
+            assert_memory_equal(out[0], out[1], N * 6 * 80 * sizeof(float));
+            assert_memory_equal(lse[0], lse[1], N * 6 * sizeof(float));
+            for (int i = 0; i < 2; i++) {
+                free(out[i]);
+                free(lse[i]);
+            }
+            free(q);
+            world_free(&w);
+        }
+}
+
+/* With no rows in the run: what the streams hold, tail and all. */
+static void prefill_apart_from_streams(void **state)
+{
+    UNUSED_STATE;
+    for (int level = 0; level <= kv_cpu_detect(); level++)
+        for (uint32_t tail = 0; tail <= 20; tail += 10) {
+            world w;
+            world_init(&w, level, 2, 6, 2, 64, 64, 120, 0);
+            world_seal_all(&w, F16, 0, 16);
+            world_seal_all(&w, F16, 16, 32);
+            world_tail(&w, 32, 32 + tail);
+            float *q = random_queries(&w, 5), *out = must(calloc(5 * 6 * 64, sizeof(float))), *lse = must(calloc(5 * 6, sizeof(float)));
+            kv_attn_chunk c = chunk_of(&w, 32 + tail, 0, 5, q, out, lse);
+            c.apart = true;
+            kv_cpu_attn_prefill(&w.ex.base, &w.p, &c);
+            for (uint32_t r = 0; r < 5; r++) check_rows(&w, 31 + tail, 1, q + r * 6 * 64, out + r * 6 * 64, lse + r * 6, tolerance_of(&w));
+            free(q);
+            free(out);
+            free(lse);
+            world_free(&w);
+        }
+}
+
 /* One call with one thread, against splits at odd places with three threads: among them single rows. */
 static void prefill_splits(void **state)
 {
@@ -370,7 +438,7 @@ static void supported(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(prefill_against_dense), cmocka_unit_test(prefill_over_pages), cmocka_unit_test(prefill_splits), cmocka_unit_test(tail_equals_rows),
+        cmocka_unit_test(prefill_against_dense), cmocka_unit_test(prefill_over_pages), cmocka_unit_test(prefill_apart), cmocka_unit_test(prefill_apart_from_streams), cmocka_unit_test(prefill_splits), cmocka_unit_test(tail_equals_rows),
         cmocka_unit_test(no_keys), cmocka_unit_test(decode_company), cmocka_unit_test(colsum_against_naive), cmocka_unit_test(probabilities_sum_to_one), cmocka_unit_test(supported),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

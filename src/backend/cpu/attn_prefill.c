@@ -8,6 +8,7 @@
  */
 #include "backend/cpu/attn.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -41,17 +42,20 @@ static void fold_run(const kv_attn_prefill_job *j, uint32_t head, uint32_t row, 
 {
     const kv_attn_scratch *s = kv_attn_scratch_of(j->ex);
     kv_attn_run run = kv_attn_run_of(j->ex, j->c, j->p, j->layouts, head);
-    uint32_t G = j->group, window = j->p->window, pos0 = j->c->first_pos + row, pos1 = pos0 + n; /* positions [pos0, pos1) */
+    const bool apart = j->c->apart; /* all rows stand where the run ends */
+    uint32_t G = j->group, window = j->p->window, pos0 = j->c->first_pos + (apart ? j->c->row0 : row);
+    uint32_t pos1 = apart ? pos0 : pos0 + n; /* keys at positions below it */
     uint32_t from = run.first;
     if (window && pos0 >= window && pos0 - window + 1 > from) from = pos0 - window + 1;
     run.end = pos1;
+    if (run.first >= pos1) return;
     for (uint32_t i = from / KV_KEY_TILE; i * KV_KEY_TILE < pos1; i++) {
         uint32_t r0 = i * KV_KEY_TILE > pos0 ? i * KV_KEY_TILE - pos0 : 0, r1 = n; /* rows that see the tile */
         if (window && i * KV_KEY_TILE + KV_KEY_TILE + window <= pos1) r1 = i * KV_KEY_TILE + KV_KEY_TILE + window - 1 - pos0;
         if (r0 >= r1) continue;
         kv_attn_pack(&run, i, w->kt, w->v);
         for (uint32_t r = r0; r < r1; r++) {
-            kv_attn_columns(&run, i, window, pos0 + r, &w->lo[r * G], &w->hi[r * G]);
+            kv_attn_columns(&run, i, window, apart ? pos1 - 1 : pos0 + r, &w->lo[r * G], &w->hi[r * G]);
             for (uint32_t g = 1; g < G; g++) {
                 w->lo[r * G + g] = w->lo[r * G];
                 w->hi[r * G + g] = w->hi[r * G];
@@ -109,6 +113,7 @@ void kv_cpu_attn_prefill(kv_exec *base, const kv_attn_params *p, const kv_attn_c
 {
     kv_cpu_exec *ex = kv_cpu_exec_of(base);
     uint32_t group = p->n_q / p->n_kv;
+    assert(!c->apart || !p->window);
     if (!c->n_rows) return;
     uint32_t rows = rows_of_item(ex, c->n_rows, group, p->n_kv);
     kv_attn_prefill_job j = {ex, p, c, kv_attn_layouts_for(ex, p->dk, p->dv), group, rows, (c->n_rows + rows - 1) / rows};

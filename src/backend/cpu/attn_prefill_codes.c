@@ -121,17 +121,20 @@ static void fold_run(const kv_attn_prefill_job *j, kv_attn_run *run, uint32_t po
     const uint32_t window = j->p->window;
     uint32_t from = run->first;
     if (window && pos >= window && pos - window + 1 > from) from = pos - window + 1;
-    run->end = pos + n;
+    const bool apart = j->c->apart; /* all rows stand where the run ends */
+    const uint32_t seen = apart ? pos : pos + 1; /* keys that the first row sees lie below it */
+    run->end = apart ? pos : pos + n;
+    if (run->first >= run->end) return;
     for (uint32_t i = from / KV_KEY_TILE; i * KV_KEY_TILE < run->end; i++) {
         uint32_t at = i * KV_KEY_TILE, r0 = at > pos ? at - pos : 0, r1 = n; /* rows that see the tile */
         if (window && at + KV_KEY_TILE + window <= run->end) r1 = at + KV_KEY_TILE + window - 1 - pos;
         if (r0 >= r1) continue;
         kv_attn_pack(run, i, w->kt, w->v);
-        if (!window && run->first <= at && at + KV_KEY_TILE <= pos + 1) set_columns(j, w, r0, r1, 0, KV_KEY_TILE);
+        if (!window && run->first <= at && at + KV_KEY_TILE <= seen) set_columns(j, w, r0, r1, 0, KV_KEY_TILE);
         else
             for (uint32_t r = r0; r < r1; r++) {
                 uint8_t lo, hi;
-                kv_attn_columns(run, i, window, pos + r, &lo, &hi);
+                kv_attn_columns(run, i, window, apart ? pos - 1 : pos + r, &lo, &hi);
                 set_columns(j, w, r, r + 1, lo, hi);
             }
         fold_tile(j, r0, r1, w, run, at + KV_KEY_TILE);
@@ -154,7 +157,7 @@ void kv_attn_prefill_codes(const kv_attn_prefill_job *j, uint32_t head, uint32_t
         ops->load(r, i, count, x, p->scale);
     }
     kv_attn_run run = kv_attn_run_of(j->ex, j->c, p, j->layouts, head);
-    const uint32_t pos = j->c->first_pos + j->c->row0 + r0;
+    const uint32_t pos = j->c->first_pos + j->c->row0 + (j->c->apart ? 0 : r0);
     fold_handles(j, &j->c->streams[head], pos, n, w);
     fold_run(j, &run, pos, n, w);
     for (uint32_t i = 0; i < n * G; i += 16) {
