@@ -48,10 +48,10 @@ typedef struct kv_foresight {
     float *cos, *sin;                       /* [n_rot / 2] mean rotation ahead */
 } kv_foresight;
 
-/* Rows of the echo that tokens for what is evicted are fitted to (rest.c). */
+/* Rows that tokens for what is evicted are fitted to (rest.c). */
 typedef struct kv_job_rest {
     bool wanted;          /* by some target */
-    uint32_t rows, step;  /* rows of a layer; every step-th of the echo */
+    uint32_t rows, step;  /* rows of a layer; every step-th of the sync */
     uint16_t *q, *whole;  /* f16 [n_layers][n_q][rows][dk or dv]: queries, and attention over the whole prompt */
     float *whole_lse;     /* [n_layers][n_q][rows] */
     float *mean;          /* [n_layers][n_kv][dk] mean keys */
@@ -158,7 +158,7 @@ const float *kv_foresee_logits(kv_job *j, const kv_run_source *run, uint32_t hea
 void kv_job_rest_plan(kv_job *j);
 /* What a fit of a KV head reads; without arrays (their sizes) before they are there. */
 struct kv_rest_input kv_job_rest_input(const kv_job *j, uint32_t layer, uint32_t head);
-/* Queries after RoPE of the echo's rows [row0, row0 + n) are in the forward buffers. */
+/* Queries before RoPE of rows [row0, row0 + n) are in the forward buffers. */
 void kv_job_rest_rows(kv_job *j, uint32_t row0, uint32_t n);
 /* After a layer's last row, while the run is there. */
 void kv_job_rest_layer(kv_job *j);

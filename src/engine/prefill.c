@@ -80,8 +80,8 @@ static void layer_rows(kv_job *j, uint32_t row0, uint32_t n) {
     for (uint32_t r = 0; r < n; r++) f->positions[r] = j->start + place + r;
     kv_part_project(f, l, x, n);
     if (!echo) kv_foresee_rows(j, row0, n);
+    if (!echo) kv_job_rest_rows(j, row0, n);
     kv_part_rotate(f, n);
-    if (echo) kv_job_rest_rows(j, row0 - j->n_rows, n);
     ops->kv_to_f16(f->ex, f->k, f->v, n, hp->n_kv, hp->dk, hp->dv, place, j->n_kept, j->kf, j->vf);
     if (row0 < j->q2_rows)
         ops->q_squares(f->ex, f->q, min_u32(n, j->q2_rows - row0), hp->n_q, hp->n_kv, hp->dk,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `rest=1` in a prompt job: some rows of each layer's echo are kept with what attention gave them over the whole prompt, and when all
- * layers have settled what they keep, each head's token is fitted to them (policy/rest.h) and written behind the sinks. The rows are the
- * job's, whoever shares it; the fit is a target's. Must not know scores or budgets. Invariant: a function of the prompt's rows alone.
+ * `rest` in a prompt job: the queries of some rows of each layer, turned to where the prompt ends, are kept with what attention gives them
+ * over all of it, and when all layers have settled what they keep, each head's token is fitted to them (policy/rest.h) and written behind
+ * the sinks. The rows are the job's, whoever shares it; the fit is a target's. Must not know scores or budgets. Invariant: a function of the prompt's rows alone.
  */
 #include "engine/job.h"
 
@@ -22,8 +22,8 @@ void kv_job_rest_plan(kv_job *j) {
         r->wanted |= t->rest;
     }
     if (!r->wanted) return;
-    r->rows = kv_rest_rows(j->n_echo, hp->n_q / hp->n_kv);
-    r->step = j->n_echo / r->rows;
+    r->rows = kv_rest_rows(j->n_rows, hp->n_q / hp->n_kv);
+    r->step = j->n_rows / r->rows;
 }
 
 kv_rest_input kv_job_rest_input(const kv_job *j, uint32_t layer, uint32_t head) {
@@ -59,7 +59,8 @@ static void attend(kv_job *j, const kv_stream *streams, uint32_t first_pos, uint
     const kv_model *m = j->e->m;
     const kv_hparams *hp = &m->hp;
     const kv_job_rest *r = &j->rest;
-    for (uint32_t i = 0; i < r->rows; i += j->e->p.ubatch) {
+    for (uint32_t i = 0, rows; i < r->rows; i += rows) {
+        rows = min_u32(j->e->p.ubatch, r->rows - i);
         kv_attn_chunk c = {.pool = j->e->pool,
                            .streams = streams,
                            .k = j->kf,
@@ -67,12 +68,24 @@ static void attend(kv_job *j, const kv_stream *streams, uint32_t first_pos, uint
                            .head_stride = j->n_kept,
                            .first_pos = first_pos,
                            .row0 = n,
-                           .n_rows = min_u32(j->e->p.ubatch, r->rows - i),
+                           .n_rows = rows,
                            .apart = true,
                            .q = r->now + (size_t)i * hp->n_q * hp->dk,
                            .out = r->out + (size_t)i * hp->n_q * hp->dv,
                            .lse = r->lse + (size_t)i * hp->n_q};
         m->be->ops->attn_prefill(j->e->f.ex, &m->attn, &c);
+    }
+}
+
+/* The rows as they would be behind the prompt. */
+static void rotate(kv_job *j) {
+    const kv_hparams *hp = &j->e->m->hp;
+    const kv_job_rest *r = &j->rest;
+    kv_forward *f = &j->e->f;
+    for (uint32_t i = 0, rows; i < r->rows; i += rows) {
+        rows = min_u32(j->e->p.ubatch, r->rows - i);
+        for (uint32_t k = 0; k < rows; k++) f->positions[k] = j->start + j->n_rows + (i + k) % KV_ECHO_ROWS;
+        j->e->m->be->ops->rope(f->ex, &f->rope, r->now + (size_t)i * hp->n_q * hp->dk, rows, hp->n_q, hp->dk, f->positions);
     }
 }
 
@@ -90,6 +103,7 @@ void kv_job_rest_layer(kv_job *j) {
     const kv_job_rest *r = &j->rest;
     if (!r->wanted) return;
     const size_t at = (size_t)j->layer * hp->n_q * r->rows;
+    rotate(j);
     attend(j, kv_seq_stream(j->targets[0].s->seq, j->layer, 0), j->start, j->n_rows);
     j->e->m->be->ops->kv_to_f16(j->e->f.ex, r->now, r->out, r->rows, hp->n_q, hp->dk, hp->dv, 0, r->rows, r->q + at * hp->dk,
                                 r->whole + at * hp->dv);

@@ -18,6 +18,7 @@ static kv_status push_policy(kvist_session *s, const char *text, kv_error *err) 
         kv_policy_layer(&p, l, &lp);
         KV_TRY(kv_layer_layout(m, &lp, l, &lay, err));
     }
+    if (p.rest > m->hp.n_q / m->hp.n_kv) p.rest = 0;
     if (m->attn.window && (kv_policy_evicts(&p) || p.when != KV_WHEN_PREFILL))
         KV_FAIL(err, POLICY,
                 "policy '%s' evicts by score, but this model's layers have a sliding window of %u: not built; use full "

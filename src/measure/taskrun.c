@@ -333,7 +333,7 @@ kv_status kv_taskrun_kv_bytes(const kvist_model_info *info, const char *const *p
         kv_policy policy;
         KV_TRY(kv_memory_estimate(&shape, policies[i], n_ctx, &need, err));
         KV_TRY(kv_policy_parse(policies[i], &policy, err));
-        if (policy.rest) /* all policies' fits read the same rows */
+        if (policy.rest && policy.rest <= info->n_heads / info->n_kv_heads) /* all policies' fits read the same rows */
             rest = kv_rest_bytes(n_ctx, info->n_layers, info->n_heads, info->n_kv_heads, info->head_dim_k, info->head_dim_v);
         /* One layer in f16 and sealed, and its scores, beside what stays; two open pages of each stream. */
         total += need.bytes_true + need.bytes_true / 20 + layer + n * info->n_heads * 2 * sizeof(float) +

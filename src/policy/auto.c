@@ -12,6 +12,8 @@
  * tokens go the f16 tail is short: 64 recent ones would be the largest part of a small share. It is one page in most
  * prompts, four to 19 tokens, where 16 lie in two unless a prompt ends where a page does: at 4 % of 2,048 tokens a head
  * has five pages in all. There sinks have no page of their own either: the first tokens rank high by themselves.
+ * Where four query heads or more share a KV head, each looks elsewhere and more of their attention is lost; a rest token
+ * gives its mean back.
  */
 #include "policy/presets.h"
 
@@ -23,11 +25,11 @@ typedef struct auto_row {
 static const auto_row rows[] = {
     {.6, "full,score=reconq,format=q8,alloc=global"},
     {.29, "full,score=reconq,format=q4,alloc=global"},
-    {.11, "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global"},
-    {.08, "full,score=reconq,format=q3,sink=16/6,recent=4+,alloc=global"},
-    {.055, "full,score=reconq,format=q3/q2,sink=16/6,recent=4+,alloc=global"},
-    {.03, "full,score=reconq,format=q2,sink=16/6,recent=4+,alloc=global"},
-    {0, "full,score=reconq,format=q2s,sink=16/6,recent=4+,alloc=global"},
+    {.11, "full,score=reconq,format=q4,sink=16/10,recent=4+,rest=4,alloc=global"},
+    {.08, "full,score=reconq,format=q3,sink=16/6,recent=4+,rest=4,alloc=global"},
+    {.055, "full,score=reconq,format=q3/q2,sink=16/6,recent=4+,rest=4,alloc=global"},
+    {.03, "full,score=reconq,format=q2,sink=16/6,recent=4+,rest=4,alloc=global"},
+    {0, "full,score=reconq,format=q2s,sink=16/6,recent=4+,rest=4,alloc=global"},
 };
 
 const char *kv_auto_text(double share) {

@@ -17,6 +17,7 @@
 /* Larger than any context; keeps sums of counts far from 32 bits. */
 #define TOKENS_MAX 1e9
 #define POOL_MAX 1023.0
+#define REST_MAX 65535.0
 
 const char *const kv_policy_key_names[KV_KEYS] = {
     [KV_KEY_SCORE] = "score",         [KV_KEY_WINDOW] = "window", [KV_KEY_POOL] = "pool",
@@ -151,13 +152,6 @@ static kv_status set_sink(const char *name, slice v, kv_layer_policy *p, kv_erro
     return n.len == v.len ? KVIST_OK : count(name, m, 1, TOKENS_MAX, &p->sink_room, err);
 }
 
-static kv_status set_rest(const char *name, slice v, kv_policy *p, kv_error *err) {
-    uint32_t n = 0;
-    KV_TRY(count(name, v, 0, 1, &n, err));
-    p->rest = n;
-    return KVIST_OK;
-}
-
 static kv_status set_key(uint32_t key, slice v, kv_policy *p, kv_error *err) {
     const char *name = kv_policy_key_names[key];
     if (key < KV_KEYS_LAYER) return set_layer_key(key, v, &p->base, err);
@@ -188,7 +182,7 @@ static kv_status set_key(uint32_t key, slice v, kv_policy *p, kv_error *err) {
     case KV_KEY_GUARD_MAX:
         return number(name, v, 1, false, 1000, false, &p->guard_max, err);
     case KV_KEY_REST:
-        return set_rest(name, v, p, err);
+        return count(name, v, 0, REST_MAX, &p->rest, err);
     default:
         return set_budget(key, v, p, err);
     }
@@ -297,15 +291,9 @@ static kv_status check_mass(const kv_policy *p, kv_error *err) {
     return KVIST_OK;
 }
 
-/* rest=1 is fitted to the rows of an echo and lies behind the sinks, in their last page. */
+/* A rest token lies behind the sinks, in their last page. */
 static kv_status check_rest(const kv_policy *p, kv_error *err) {
-    kv_score_need need;
-    kv_score_needs(&p->base, &need);
-    if (!p->rest) return KVIST_OK;
-    if (!need.echo)
-        KV_FAIL(err, POLICY, "policy key 'rest': needs a score that reads the prompt twice (recon, reconq), not '%s'",
-                kv_score_at(p->base.score)->name);
-    if (p->base.sink < 2 || p->base.sink % KV_PAGE_F16_TOKENS == 1)
+    if (p->rest && (p->base.sink < 2 || p->base.sink % KV_PAGE_F16_TOKENS == 1))
         KV_FAIL(err, POLICY, "policy key 'rest': takes the place of the last of two or more sinks in their page; sink=%u has none for it",
                 p->base.sink);
     return KVIST_OK;
@@ -367,6 +355,8 @@ static kv_status resolve_auto(parts *given, slice *more, kv_error *err) {
     KV_TRY(number("share", given->values[KV_KEY_SHARE], 0, true, 1, false, &x, err));
     const char *text = kv_auto_text(x);
     KV_TRY(read_parts((slice){text, strlen(text)}, &row, err));
+    /* A rest token goes with what the row's score keeps (docs/decisions.md), and other sinks may leave no room for it. */
+    if (given->values[KV_KEY_SCORE].at || given->values[KV_KEY_SINK].at) row.values[KV_KEY_REST] = (slice){0};
     for (uint32_t k = 0; k < KV_KEYS; k++)
         if (!given->values[k].at) given->values[k] = row.values[k];
     given->preset = row.preset;

@@ -61,7 +61,8 @@ typedef struct kv_policy {
                              `local` says it */
     double delta, floor;
     uint8_t when;            /* enum kv_when */
-    bool rest;               /* the last sink makes room for a token that stands for what was evicted (rest.h) */
+    uint32_t rest; /* the last sink makes room for a token that stands for what was evicted (rest.h), where so many query heads share a
+                      KV head or more; 0: nowhere */
     double guard, guard_max; /* least retained mass of a head, 0: off; most times the budget may grow for it */
     kv_layer_policy base;
     uint32_t n_overrides;
@@ -94,7 +95,7 @@ double kv_policy_tokens(const kv_policy *p, double n);
 /* The newest of n tokens that `local` protects while decoding. */
 uint32_t kv_policy_local(const kv_policy *p, uint32_t n);
 /* The policy of a prompt that ends at n tokens: where single tokens are evicted, local ones wait in the tail, as recent
- * ones do; `recent=N+` is as many as lie in the f16 pages that N take anyway; `sink=N/M` is N or none; with `rest=1` one sink
+ * ones do; `recent=N+` is as many as lie in the f16 pages that N take anyway; `sink=N/M` is N or none; with `rest` one sink
  * less, where the prompt is long enough. */
 void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out);
 /* Refuses by name what `when` cannot be combined with. */

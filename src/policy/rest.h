@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A token that stands for all that a head has lost (`rest=1`). What attention gave to evicted tokens goes to the others when they are
+ * A token that stands for all that a head has lost (`rest`). What attention gave to evicted tokens goes to the others when they are
  * gone: where a head looks widely, a quarter of its weight. One more key and value can take that weight and give back its mean, and the
- * page of the sinks has a slot for it. Fitted to queries the model really made (those of the echo), so that attention over what is kept
+ * page of the sinks has a slot for it. Fitted to queries that the prompt's rows really made, so that attention over what is kept
  * and this token comes as near as it can to attention over everything. Numbers in, numbers out: no pages, no models.
  *
  * Of kin: LESS (Dong et al. 2024, section 3: a learned low-rank state beside an evicting cache); here nothing is trained
@@ -34,8 +34,8 @@ uint32_t kv_rest_rows(uint32_t n, uint32_t group);
 /* Bytes of those rows' queries and attention while a prompt is read, and of a fit. */
 uint64_t kv_rest_bytes(uint32_t n, uint32_t n_layers, uint32_t n_q, uint32_t n_kv, uint32_t dk, uint32_t dv);
 size_t kv_rest_scratch(const kv_rest_input *in); /* bytes, for doubles */
-/* k[dk], v[dv]. Every fourth query is not fitted to and judges: false where the token does not bring these nearer by a thirtieth of
- * their squared error; then there shall be none. */
+/* k[dk], v[dv]. Every fourth query is not fitted to and judges: false where the token does not take a quarter of these queries' squared
+ * error off; then there shall be none. */
 bool kv_rest_fit(const kv_rest_input *in, float *k, float *v, void *scratch);
 
 #endif

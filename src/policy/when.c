@@ -52,8 +52,8 @@ void kv_policy_for_prompt(const kv_policy *p, uint32_t n, kv_policy *out) {
     if (p->base.recent_page && p->budget_kind != KV_BUDGET_ALL && n > p->base.recent)
         out->base.recent += (n - p->base.recent) % KV_PAGE_F16_TOKENS;
     if (kv_policy_tokens(p, n) < (double)p->base.sink * p->base.sink_room) out->base.sink = 0;
-    out->rest = p->rest && out->base.sink && n >= KV_REST_TOKENS;
-    out->base.sink -= out->rest;
+    if (!out->base.sink || n < KV_REST_TOKENS) out->rest = 0;
+    out->base.sink -= out->rest > 0;
     if (!kv_policy_by_token(p)) return;
     uint32_t local = kv_policy_local(p, n);
     if (local > out->base.recent) out->base.recent = local;
@@ -87,6 +87,8 @@ kv_status kv_policy_check_when(const kv_policy *p, kv_error *err) {
         KV_FAIL(err, POLICY, "policy key 'recent': N+ is filled up at the end of a prompt; with when=%s it is not built", when);
     if (p->base.sink_room)
         KV_FAIL(err, POLICY, "policy key 'sink': N/M is decided at the end of a prompt; with when=%s it is not built", when);
+    if (p->rest)
+        KV_FAIL(err, POLICY, "policy key 'rest': a token is fitted at the end of a prompt; with when=%s it is not built", when);
     if (p->guard > 0)
         KV_FAIL(err, POLICY, "policy key 'when': a guard holds at the end of a prompt; with %s it is not built", when);
     for (size_t i = 0; i < sizeof allocs / sizeof *allocs; i++) spread |= !strcmp(allocs[i], alloc);

@@ -100,7 +100,7 @@ static void prefill_apart(void **state)
 {
     UNUSED_STATE;
     enum { N = 37 };
-    static const struct { uint8_t pair; uint32_t tail, rows; } cases[] = {{Q4, 23, 90}, {Q2S, 0, 64}, {Q2S, 20, 1}, {F16, 4, 70}};
+    static const struct { uint8_t pair; uint32_t tail, rows; } cases[] = {{Q4, 23, 90}, {Q4, 23, 108}, {Q2S, 0, 64}, {Q2S, 20, 1}, {F16, 4, 70}};
     for (int level = 0; level <= kv_cpu_detect(); level++)
         for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
             world w;

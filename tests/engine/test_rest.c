@@ -6,6 +6,7 @@
 #include "engine/fixture.h"
 
 #include <math.h>
+#include <stdio.h>
 
 enum { N = 1100, AFTER = 24, WORDS = 3 };
 
@@ -164,8 +165,25 @@ static void short_prompts_have_none(void **state) {
     fixture_close(&fx);
 }
 
+/* Three query heads share a KV head here. */
+static void only_where_heads_share(void **state) {
+    (void)state;
+    fixture fx;
+    gen_spec g = spec();
+    int32_t ids[N + AFTER];
+    char text[sizeof policy + 8];
+    fixture_open(&fx, &g);
+    draw_ids(ids, N + AFTER, 6);
+    kvist_engine_params p = {.threads = 2};
+    (void)snprintf(text, sizeof text, "%s,rest=4", policy);
+    assert_int_equal(solo(&fx, ids, N, p, text), solo(&fx, ids, N, p, policy));
+    (void)snprintf(text, sizeof text, "%s,rest=3", policy);
+    assert_int_equal(solo(&fx, ids, N, p, text), solo(&fx, ids, N, p, with_rest));
+    fixture_close(&fx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(nearer_in_the_same_bytes), cmocka_unit_test(no_position_of_the_prompt),
-                                       cmocka_unit_test(the_same_bits), cmocka_unit_test(short_prompts_have_none)};
+                                       cmocka_unit_test(the_same_bits), cmocka_unit_test(short_prompts_have_none), cmocka_unit_test(only_where_heads_share)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,7 +74,7 @@ static void presets(void **state) {
         assert_int_equal(kv_policy_evicts(&p), rows[i].kind != KV_BUDGET_ALL);
         char text[96];
         kv_policy_print(&p, text, sizeof text);
-        assert_string_equal(text, resolved ? "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.14" : rows[i].name);
+        assert_string_equal(text, resolved ? "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.14,rest=4" : rows[i].name);
         if (i) strcat(list, ", ");
         strcat(list, rows[i].name);
     }
@@ -88,7 +88,8 @@ static void presets(void **state) {
 static void every_key(void **state) {
     kv_policy p = parse("minikv,score=vote,window=16,pool=5,stride=2,alloc=global,delta=20,floor=0.2,tokens=512,format="
                         "q4/q2,sink=8,recent=128,local=100,when=prefill,guard=0.9,"
-                        "guard_max=3");
+                        "guard_max=3,rest=4");
+    assert_int_equal(p.rest, 4);
     assert_int_equal(p.base.score, KV_SCORE_VOTE);
     assert_int_equal(p.base.window, 16);
     assert_int_equal(p.base.pool, 5);
@@ -123,19 +124,19 @@ static void auto_is_ordinary_words(void **state) {
         {"auto,share=0.6", "full,score=reconq,format=q8,alloc=global,share=0.6"},
         {"auto,share=0.599", "full,score=reconq,format=q4,alloc=global,share=0.599"},
         {"auto,share=0.29", "full,score=reconq,format=q4,alloc=global,share=0.29"},
-        {"auto,share=0.2899", "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.2899"},
-        {"auto,share=0.11", "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.11"},
-        {"auto,share=0.109", "full,score=reconq,format=q3,sink=16/6,recent=4+,alloc=global,share=0.109"},
-        {"auto,share=0.08", "full,score=reconq,format=q3,sink=16/6,recent=4+,alloc=global,share=0.08"},
-        {"auto,share=0.0799", "full,score=reconq,format=q3/q2,sink=16/6,recent=4+,alloc=global,share=0.0799"},
-        {"auto,share=0.055", "full,score=reconq,format=q3/q2,sink=16/6,recent=4+,alloc=global,share=0.055"},
-        {"auto,share=0.0549", "full,score=reconq,format=q2,sink=16/6,recent=4+,alloc=global,share=0.0549"},
-        {"auto,share=0.03", "full,score=reconq,format=q2,sink=16/6,recent=4+,alloc=global,share=0.03"},
-        {"auto,share=0.0299", "full,score=reconq,format=q2s,sink=16/6,recent=4+,alloc=global,share=0.0299"},
-        {"auto,share=0.001", "full,score=reconq,format=q2s,sink=16/6,recent=4+,alloc=global,share=0.001"},
-        {"auto,share=0.07,recent=32,floor=0.25", "full,score=reconq,format=q3/q2,sink=16/6,recent=32,alloc=global,floor=0.25,share=0.07"},
+        {"auto,share=0.2899", "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.2899,rest=4"},
+        {"auto,share=0.11", "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.11,rest=4"},
+        {"auto,share=0.109", "full,score=reconq,format=q3,sink=16/6,recent=4+,alloc=global,share=0.109,rest=4"},
+        {"auto,share=0.08", "full,score=reconq,format=q3,sink=16/6,recent=4+,alloc=global,share=0.08,rest=4"},
+        {"auto,share=0.0799", "full,score=reconq,format=q3/q2,sink=16/6,recent=4+,alloc=global,share=0.0799,rest=4"},
+        {"auto,share=0.055", "full,score=reconq,format=q3/q2,sink=16/6,recent=4+,alloc=global,share=0.055,rest=4"},
+        {"auto,share=0.0549", "full,score=reconq,format=q2,sink=16/6,recent=4+,alloc=global,share=0.0549,rest=4"},
+        {"auto,share=0.03", "full,score=reconq,format=q2,sink=16/6,recent=4+,alloc=global,share=0.03,rest=4"},
+        {"auto,share=0.0299", "full,score=reconq,format=q2s,sink=16/6,recent=4+,alloc=global,share=0.0299,rest=4"},
+        {"auto,share=0.001", "full,score=reconq,format=q2s,sink=16/6,recent=4+,alloc=global,share=0.001,rest=4"},
+        {"auto,share=0.07,recent=32,floor=0.25", "full,score=reconq,format=q3/q2,sink=16/6,recent=32,alloc=global,floor=0.25,share=0.07,rest=4"},
         {"auto,format=q3,score=attn", "full,score=attn,format=q3,sink=16/10,recent=4+,alloc=global,share=0.14"},
-        {"auto;layers=0-1:format=q3", "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.14;layers=0-1:format=q3"},
+        {"auto;layers=0-1:format=q3", "full,score=reconq,format=q4,sink=16/10,recent=4+,alloc=global,share=0.14,rest=4;layers=0-1:format=q3"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         kv_policy p = parse(rows[i].text);
@@ -243,6 +244,11 @@ static void refusals(void **state) {
     refuse("snapkv,sink=16/0,share=0.1", "'sink'", "'0'");
     refuse("snapkv,sink=16/6/2,share=0.1", "'sink'", "'6/2'");
     refuse("snapkv,sink=16/6,share=0.1,when=always", "'sink'", "always");
+    refuse("minikv,rest=-1", "'rest'", "'-1'");
+    refuse("full,score=recon,keep=0.5,sink=1,rest=1", "'rest'", "sink=1 ");
+    refuse("full,score=recon,keep=0.5,sink=17,rest=1", "'rest'", "sink=17 ");
+    refuse("snapkv,rest=1", "'rest'", "sink=0 ");
+    refuse("snapkv,sink=16,rest=1,when=always", "'rest'", "always");
     refuse("minikv,window=0", "'window'", "'0'");
     refuse("minikv,pool=4", "'pool'", "even");
     refuse("minikv,pool=0", "'pool'", "'0'");
@@ -471,17 +477,21 @@ static void sinks_where_there_is_room(void **state) {
     static const struct {
         const char *text;
         uint32_t n, sink;
-    } rows[] = {{"auto,share=0.025", 2048, 0},  {"auto,share=0.025", 3839, 0},           {"auto,share=0.025", 3840, 16},
-                {"auto,share=0.14", 1142, 0},   {"auto,share=0.14", 1143, 16},           {"auto,share=0.07", 2048, 16},
+    } rows[] = {{"auto,share=0.025", 2048, 0},  {"auto,share=0.025", 3839, 0},           {"auto,share=0.025", 3840, 15},
+                {"auto,share=0.14", 1142, 0},   {"auto,share=0.14", 1143, 15},           {"auto,share=0.07", 2048, 15},
                 {"snapkv,tokens=99,sink=16/6", 5000, 16}, {"snapkv,tokens=95,sink=16/6", 5000, 0},
                 {"snapkv,keep=0.1,sink=16/6", 959, 0}, {"snapkv,keep=0.1,sink=16/6", 960, 16},
                 {"snapkv,rate=4,sink=16/6", 383, 0}, {"snapkv,rate=4,sink=16/6", 384, 16},
                 {"full,format=q4,sink=16/6", 20, 16}, {"snapkv,alloc=mass,mass=0.9,sink=16/6", 20, 16},
                 {"auto,share=0.07,sink=0", 9000, 0}, {"auto,share=0.07,sink=16", 40, 16}, {"snapkv,share=0.5,sink=4/2", 15, 0},
-                {"snapkv,share=0.5,sink=4/2", 16, 4}};
+                {"snapkv,share=0.5,sink=4/2", 16, 4},
+                /* a rest token takes the last one's place, in prompts that are long enough */
+                {"full,score=recon,keep=0.5,rest=1", 511, 16}, {"full,score=recon,keep=0.5,rest=1", 512, 15},
+                {"snapkv,sink=2,rest=8", 600, 1}, {"auto,share=0.07,rest=0", 9000, 16}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         kv_policy p = parse(rows[i].text), at;
         kv_policy_for_prompt(&p, rows[i].n, &at);
+        assert_int_equal(at.rest, at.base.sink % 16 && p.rest && at.base.sink + 1 == p.base.sink ? p.rest : 0);
         if (at.base.sink != rows[i].sink) fail_msg("%s at %u: %u sinks", rows[i].text, rows[i].n, at.base.sink);
     }
     char text[200];

@@ -55,7 +55,7 @@ static void fold_run(const kv_attn_prefill_job *j, uint32_t head, uint32_t row, 
         if (r0 >= r1) continue;
         kv_attn_pack(&run, i, w->kt, w->v);
         for (uint32_t r = r0; r < r1; r++) {
-            kv_attn_columns(&run, i, window, apart ? pos1 - 1 : pos0 + r, &w->lo[r * G], &w->hi[r * G]);
+            kv_attn_columns(&run, i, window, pos0 + r, &w->lo[r * G], &w->hi[r * G]);
             for (uint32_t g = 1; g < G; g++) {
                 w->lo[r * G + g] = w->lo[r * G];
                 w->hi[r * G + g] = w->hi[r * G];

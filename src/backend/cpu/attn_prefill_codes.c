@@ -134,7 +134,7 @@ static void fold_run(const kv_attn_prefill_job *j, kv_attn_run *run, uint32_t po
         else
             for (uint32_t r = r0; r < r1; r++) {
                 uint8_t lo, hi;
-                kv_attn_columns(run, i, window, apart ? pos - 1 : pos + r, &lo, &hi);
+                kv_attn_columns(run, i, window, pos + r, &lo, &hi);
                 set_columns(j, w, r, r + 1, lo, hi);
             }
         fold_tile(j, r0, r1, w, run, at + KV_KEY_TILE);
