@@ -52,6 +52,7 @@ typedef struct kv_foresight {
 typedef struct kv_job_rest {
     bool wanted;          /* by some target */
     uint32_t rows, step;  /* rows of a layer; every step-th of the sync */
+    uint32_t row, stream; /* the next to look, the next to fit */
     uint16_t *q, *whole;  /* f16 [n_layers][n_q][rows][dk or dv]: queries, and attention over the whole prompt */
     float *whole_lse;     /* [n_layers][n_q][rows] */
     float *mean;          /* [n_layers][n_kv][dk] mean keys */
@@ -84,7 +85,8 @@ typedef struct kv_job_target {
  * to a stream's own elsewhere. */
 static inline bool kv_job_selects(const kv_job_target *t) { return t->plan.global || t->plan.guard_pages > 0; }
 
-enum kv_job_phase { KV_JOB_EMBED, KV_JOB_ROWS, KV_JOB_COMPRESS, KV_JOB_HEAD, KV_JOB_DONE };
+/* LOOK: the rows that rest tokens are fitted to attend to the layer's run; REST: the fits, after the last layer. */
+enum kv_job_phase { KV_JOB_EMBED, KV_JOB_ROWS, KV_JOB_LOOK, KV_JOB_COMPRESS, KV_JOB_REST, KV_JOB_HEAD, KV_JOB_DONE };
 
 struct kv_job {
     kvist_engine *e;
@@ -160,10 +162,10 @@ void kv_job_rest_plan(kv_job *j);
 struct kv_rest_input kv_job_rest_input(const kv_job *j, uint32_t layer, uint32_t head);
 /* Queries before RoPE of rows [row0, row0 + n) are in the forward buffers. */
 void kv_job_rest_rows(kv_job *j, uint32_t row0, uint32_t n);
-/* After a layer's last row, while the run is there. */
-void kv_job_rest_layer(kv_job *j);
-/* After the last layer's compression: fits and writes the target's tokens. */
-void kv_job_rest_finish(kv_job_target *t);
+/* After a layer's last row, while the run is there: some rows look; true after the last. */
+bool kv_job_rest_look(kv_job *j);
+/* After the last layer's compression: fits and writes the token of one KV head. Heads of a layer one after the other. */
+void kv_job_rest_fit(kv_job_target *t, uint32_t layer, uint32_t head);
 
 /* ---- compress.c: seals and evicts one target's streams of the present layer; finishes masses after the last layer */
 kv_status kv_job_compress_layer(kv_job_target *t, kv_error *err);

@@ -188,10 +188,13 @@ static kv_status read_rows(kv_job *j, kv_error *err) {
     if (j->row >= j->n_rows) count_echo(j, t0);
     j->row += n;
     if (!report_progress(j)) KV_FAIL(err, CANCELLED, "stopped by the progress callback");
-    if (j->row < j->n_rows + j->n_echo) return KVIST_OK;
-    j->phase = KV_JOB_COMPRESS;
-    kv_job_rest_layer(j);
+    if (j->row == j->n_rows + j->n_echo) j->phase = j->rest.wanted ? KV_JOB_LOOK : KV_JOB_COMPRESS;
     return KVIST_OK;
+}
+
+static void end_layers(kv_job *j, bool *done) {
+    j->phase = j->last ? KV_JOB_HEAD : KV_JOB_DONE;
+    *done = !j->last;
 }
 
 /* One target's streams of the layer; after the last target's, on to the next layer. */
@@ -206,10 +209,30 @@ static kv_status compress_target(kv_job *j, bool *done, kv_error *err) {
     j->phase = KV_JOB_ROWS;
     if (j->layer < j->e->m->hp.n_layers) return begin_layer(j, err);
     for (uint32_t i = 0; i < j->n_targets; i++) KV_TRY(kv_job_finish_masses(&j->targets[i], err));
-    for (uint32_t i = 0; i < j->n_targets; i++) kv_job_rest_finish(&j->targets[i]);
-    j->phase = j->last ? KV_JOB_HEAD : KV_JOB_DONE;
-    *done = !j->last;
+    if (j->rest.wanted) j->phase = KV_JOB_REST;
+    else end_layers(j, done);
     return KVIST_OK;
+}
+
+/* What rest tokens take is scoring's time: looks are every target's that has them, a fit its own. */
+static void look_rows(kv_job *j) {
+    uint64_t t0 = kv_os_now_ns();
+    if (kv_job_rest_look(j)) j->phase = KV_JOB_COMPRESS;
+    j->score_seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
+    for (uint32_t i = 0; i < j->n_targets; i++)
+        if (j->targets[i].rest) j->targets[i].score_seconds = j->score_seconds;
+}
+
+/* One rest token; a target's after the other's. */
+static void fit_rest(kv_job *j, bool *done) {
+    const kv_hparams *hp = &j->e->m->hp;
+    kv_job_target *t = &j->targets[j->target];
+    uint64_t t0 = kv_os_now_ns();
+    kv_job_rest_fit(t, j->rest.stream / hp->n_kv, j->rest.stream % hp->n_kv);
+    t->score_seconds = j->score_seconds = (double)(kv_os_now_ns() - t0) * 1e-9;
+    if (++j->rest.stream < hp->n_layers * hp->n_kv) return;
+    j->rest.stream = 0;
+    if (++j->target == j->n_targets) end_layers(j, done);
 }
 
 kv_status kv_job_step(kv_job *j, bool *done, kv_error *err) {
@@ -223,8 +246,14 @@ kv_status kv_job_step(kv_job *j, bool *done, kv_error *err) {
         return begin_layer(j, err);
     case KV_JOB_ROWS:
         return read_rows(j, err);
+    case KV_JOB_LOOK:
+        look_rows(j);
+        return KVIST_OK;
     case KV_JOB_COMPRESS:
         return compress_target(j, done, err);
+    case KV_JOB_REST:
+        fit_rest(j, done);
+        return KVIST_OK;
     case KV_JOB_HEAD:
         *done = head_rows(j);
         if (*done) j->phase = KV_JOB_DONE;

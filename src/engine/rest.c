@@ -11,6 +11,8 @@
 
 #include <string.h>
 
+enum { STEP_ROWS = 32 }; /* that look in one micro-step (prefill.c) */
+
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 void kv_job_rest_plan(kv_job *j) {
@@ -54,27 +56,24 @@ void kv_job_rest_rows(kv_job *j, uint32_t row0, uint32_t n) {
             memcpy(r->now + (row0 + i) / r->step * one, j->e->f.q + i * one, one * sizeof(float));
 }
 
-/* Attention of the rows in r->now over the streams and n keys of the layer's run, to r->out and r->lse. */
-static void attend(kv_job *j, const kv_stream *streams, uint32_t first_pos, uint32_t n) {
+/* Attention of n of the rows in r->now over the streams and the layer's first `keys` rows, to r->out and r->lse. */
+static void attend(kv_job *j, const kv_stream *streams, uint32_t first_pos, uint32_t keys, uint32_t row, uint32_t n) {
     const kv_model *m = j->e->m;
     const kv_hparams *hp = &m->hp;
     const kv_job_rest *r = &j->rest;
-    for (uint32_t i = 0, rows; i < r->rows; i += rows) {
-        rows = min_u32(j->e->p.ubatch, r->rows - i);
-        kv_attn_chunk c = {.pool = j->e->pool,
-                           .streams = streams,
-                           .k = j->kf,
-                           .v = j->vf,
-                           .head_stride = j->n_kept,
-                           .first_pos = first_pos,
-                           .row0 = n,
-                           .n_rows = rows,
-                           .apart = true,
-                           .q = r->now + (size_t)i * hp->n_q * hp->dk,
-                           .out = r->out + (size_t)i * hp->n_q * hp->dv,
-                           .lse = r->lse + (size_t)i * hp->n_q};
-        m->be->ops->attn_prefill(j->e->f.ex, &m->attn, &c);
-    }
+    kv_attn_chunk c = {.pool = j->e->pool,
+                       .streams = streams,
+                       .k = j->kf,
+                       .v = j->vf,
+                       .head_stride = j->n_kept,
+                       .first_pos = first_pos,
+                       .row0 = keys,
+                       .n_rows = n,
+                       .apart = true,
+                       .q = r->now + (size_t)row * hp->n_q * hp->dk,
+                       .out = r->out + (size_t)row * hp->n_q * hp->dv,
+                       .lse = r->lse + (size_t)row * hp->n_q};
+    m->be->ops->attn_prefill(j->e->f.ex, &m->attn, &c);
 }
 
 /* The rows as they would be behind the prompt. */
@@ -98,18 +97,28 @@ static void mean_key(const kv_job *j, uint32_t head, float *mean) {
     for (uint32_t c = 0; c < dk; c++) mean[c] = (float)(sum[c] / (j->n_rows - from));
 }
 
-void kv_job_rest_layer(kv_job *j) {
+/* The looks of all rows, for the fits. */
+static void keep_looks(kv_job *j) {
     const kv_hparams *hp = &j->e->m->hp;
     const kv_job_rest *r = &j->rest;
-    if (!r->wanted) return;
     const size_t at = (size_t)j->layer * hp->n_q * r->rows;
-    rotate(j);
-    attend(j, kv_seq_stream(j->targets[0].s->seq, j->layer, 0), j->start, j->n_rows);
     j->e->m->be->ops->kv_to_f16(j->e->f.ex, r->now, r->out, r->rows, hp->n_q, hp->dk, hp->dv, 0, r->rows, r->q + at * hp->dk,
                                 r->whole + at * hp->dv);
     for (uint32_t h = 0; h < hp->n_kv; h++) mean_key(j, h, r->mean + ((size_t)j->layer * hp->n_kv + h) * hp->dk);
     for (uint32_t i = 0; i < r->rows; i++)
         for (uint32_t h = 0; h < hp->n_q; h++) r->whole_lse[at + (size_t)h * r->rows + i] = r->lse[(size_t)i * hp->n_q + h];
+}
+
+bool kv_job_rest_look(kv_job *j) {
+    kv_job_rest *r = &j->rest;
+    uint32_t n = min_u32(min_u32(STEP_ROWS, j->e->p.ubatch), r->rows - r->row);
+    if (!r->row) rotate(j);
+    attend(j, kv_seq_stream(j->targets[0].s->seq, j->layer, 0), j->start, j->n_rows, r->row, n);
+    r->row += n;
+    if (r->row < r->rows) return false;
+    r->row = 0;
+    keep_looks(j);
+    return true;
 }
 
 /* The page of the sinks, which is a stream's first. */
@@ -119,27 +128,30 @@ static bool sinks_of(const kv_job *j, const kv_stream *st) {
     return (e->flags & KV_PAGE_SINK) && e->refs == 1 && e->n < st->shape->f16_tokens;
 }
 
-void kv_job_rest_finish(kv_job_target *t) {
+/* The layer's rows look at what the target keeps. */
+static void look_again(kv_job_target *t, uint32_t layer) {
     kv_job *j = t->j;
     const kv_hparams *hp = &j->e->m->hp;
     const kv_job_rest *r = &j->rest;
+    const uint16_t *q = r->q + (size_t)layer * hp->n_q * r->rows * hp->dk;
+    for (uint32_t h = 0; h < hp->n_q; h++)
+        for (uint32_t i = 0; i < r->rows; i++)
+            for (uint32_t c = 0; c < hp->dk; c++)
+                r->now[((size_t)i * hp->n_q + h) * hp->dk + c] = kv_f16_f32(q[((size_t)h * r->rows + i) * hp->dk + c]);
+    for (uint32_t i = 0; i < r->rows; i += j->e->p.ubatch)
+        attend(j, kv_seq_stream(t->s->seq, layer, 0), j->start + j->n_rows, 0, i, min_u32(j->e->p.ubatch, r->rows - i));
+}
+
+void kv_job_rest_fit(kv_job_target *t, uint32_t layer, uint32_t head) {
+    const kv_hparams *hp = &t->j->e->m->hp;
     float k[KV_SCORE_MAX_DIM], v[KV_SCORE_MAX_DIM];
     uint16_t k16[KV_SCORE_MAX_DIM], v16[KV_SCORE_MAX_DIM];
     if (!t->rest) return;
-    for (uint32_t l = 0; l < hp->n_layers; l++) {
-        const uint16_t *q = r->q + (size_t)l * hp->n_q * r->rows * hp->dk;
-        for (uint32_t h = 0; h < hp->n_q; h++)
-            for (uint32_t i = 0; i < r->rows; i++)
-                for (uint32_t c = 0; c < hp->dk; c++)
-                    r->now[((size_t)i * hp->n_q + h) * hp->dk + c] = kv_f16_f32(q[((size_t)h * r->rows + i) * hp->dk + c]);
-        attend(j, kv_seq_stream(t->s->seq, l, 0), j->start + j->n_rows, 0);
-        for (uint32_t h = 0; h < hp->n_kv; h++) {
-            kv_stream *st = kv_seq_stream(t->s->seq, l, h);
-            kv_rest_input in = kv_job_rest_input(j, l, h);
-            if (!sinks_of(j, st) || !kv_rest_fit(&in, k, v, r->scratch)) continue;
-            for (uint32_t c = 0; c < hp->dk; c++) k16[c] = kv_f32_f16(k[c]);
-            for (uint32_t c = 0; c < hp->dv; c++) v16[c] = kv_f32_f16(v[c]);
-            kv_stream_put_rest(t->s->seq, st, 0, k16, v16);
-        }
-    }
+    if (!head) look_again(t, layer);
+    kv_stream *st = kv_seq_stream(t->s->seq, layer, head);
+    kv_rest_input in = kv_job_rest_input(t->j, layer, head);
+    if (!sinks_of(t->j, st) || !kv_rest_fit(&in, k, v, t->j->rest.scratch)) return;
+    for (uint32_t c = 0; c < hp->dk; c++) k16[c] = kv_f32_f16(k[c]);
+    for (uint32_t c = 0; c < hp->dv; c++) v16[c] = kv_f32_f16(v[c]);
+    kv_stream_put_rest(t->s->seq, st, 0, k16, v16);
 }

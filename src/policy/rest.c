@@ -18,7 +18,7 @@
 #define STEP_RIDGE 1e-1
 #define VALUE_RIDGE 1e-2f
 #define DAMPING_LEAST 1e-4
-enum { STEPS = 8, TRIES = 4, JUDGE = 4 };
+enum { STEPS = 8, TRIES = 4, JUDGE = 4, BLOCK = 16, REST_DIM_MAX = 256 };
 #define GAIN 0.75 /* of the judging queries' squared error: what is nearer to it helps no text (docs/decisions.md) */
 #define LOG_MOST 20.0f
 enum { QUERIES = 1536, ROWS_MOST = 512, APART = 16 };
@@ -35,6 +35,11 @@ typedef struct fit {
     double *a, *l;      /* [dk][dk] lower triangles: normal equations, their factor */
     double *b, *step;   /* [dk] */
     float *first, *try; /* [dk] keys: where the steps began, the next */
+    struct {
+        const float *q;
+        float w, x;
+    } block[BLOCK];
+    uint32_t waiting;
 } fit;
 
 static size_t floats_of(size_t n, size_t dk, size_t dv) { return n * (dk + 3 * dv + 3) + 2 * dk; }
@@ -129,13 +134,28 @@ static double dropped_error(const fit *f) {
     return error;
 }
 
-/* a += w q q^T, b += x q. */
-static void add_equation(fit *f, const float *q, float w, float x) {
-    for (uint32_t r = 0; r < f->dk; r++) {
-        double wr = (double)w * (double)q[r], *row = f->a + (size_t)r * f->dk;
-        for (uint32_t c = 0; c <= r; c++) row[c] += wr * (double)q[c];
-        f->b[r] += (double)x * (double)q[r];
+/* Queries that wait to be added: a block's products are summed in f32. */
+static void flush_equations(fit *f) {
+    float row[REST_DIM_MAX];
+    for (uint32_t r = 0; f->waiting && r < f->dk; r++) {
+        double *a = f->a + (size_t)r * f->dk;
+        memset(row, 0, (r + 1) * sizeof *row);
+        for (uint32_t i = 0; i < f->waiting; i++) {
+            const float *q = f->block[i].q, wr = f->block[i].w * q[r];
+            for (uint32_t c = 0; c <= r; c++) row[c] += wr * q[c];
+            f->b[r] += (double)(f->block[i].x * q[r]);
+        }
+        for (uint32_t c = 0; c <= r; c++) a[c] += (double)row[c];
     }
+    f->waiting = 0;
+}
+
+/* a += w q q^T, b += x q; all are there after flush_equations. */
+static void add_equation(fit *f, const float *q, float w, float x) {
+    f->block[f->waiting].q = q;
+    f->block[f->waiting].w = w;
+    f->block[f->waiting++].x = x;
+    if (f->waiting == BLOCK) flush_equations(f);
 }
 
 static void clear_equations(fit *f) {
@@ -192,6 +212,7 @@ static bool begin(fit *f, const float *mean, float *k, float *v) {
             v[c] += m * (f->want[at] - f->part[at]);
         }
     }
+    flush_equations(f);
     if (!(sum > 0)) return false;
     for (uint32_t c = 0; c < f->dv; c++) v[c] = (float)((double)v[c] / sum);
     solve(f, KEY_RIDGE * mean_diagonal(f) + 1e-12);
@@ -201,7 +222,7 @@ static bool begin(fit *f, const float *mean, float *k, float *v) {
 
 static void step_value(const fit *f, float *v) {
     double yy = 0;
-    float add[256] = {0};
+    float add[REST_DIM_MAX] = {0};
     for (uint32_t i = 0; i < f->n; i++) {
         if (judges(i)) continue;
         yy += (double)(f->y[i] * f->y[i]);
@@ -228,6 +249,7 @@ static double step_key(fit *f, float *k, const float *v, double error, double *d
         }
         add_equation(f, f->q + (size_t)i * f->dk, f->y[i] * f->y[i] * square, f->y[i] * along);
     }
+    flush_equations(f);
     double mean = mean_diagonal(f), ridge = STEP_RIDGE * mean, held = 0;
     for (uint32_t c = 0; c < f->dk; c++) {
         double off = (double)(k[c] - f->first[c]);
