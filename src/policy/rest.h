@@ -5,7 +5,7 @@
  * page of the sinks has a slot for it. Fitted to queries that the prompt's rows really made, so that attention over what is kept
  * and this token comes as near as it can to attention over everything. Numbers in, numbers out: no pages, no models.
  *
- * Of kin: LESS (Dong et al. 2024, section 3: a learned low-rank state beside an evicting cache); here nothing is trained
+ * Of kin: LESS (Dong et al. 2024: a learned low-rank state beside an evicting cache); here nothing is trained
  * and the kernels see an ordinary token.
  */
 #ifndef KV_POLICY_REST_H
