@@ -35,6 +35,9 @@ typedef struct kv_page_entry {
 } kv_page_entry;
 _Static_assert(sizeof(kv_page_entry) == 32, "docs/page-formats.md");
 
+/* Slots [start, this) hold tokens of the sequence: all but a rest token. */
+static inline uint32_t kv_page_end(const kv_page_entry *e) { return e->n - ((e->flags & KV_PAGE_REST) != 0); }
+
 static inline uint32_t kv_page_width(const kv_page_entry *e, uint32_t block) {
     return (e->k_widths[block >> 1] >> (4 * (block & 1))) & 15u;
 }

@@ -223,7 +223,7 @@ uint32_t kv_positions_get(const kv_pool *p, uint32_t page, uint32_t *out) {
     const kv_page_entry *e = kv_pool_entry(p, page);
     assert(e->n <= KV_POSITIONS_MAX);
     if (!listed(p, page)) {
-        uint32_t n = e->flags & KV_PAGE_REST ? e->n - 1u : e->n;
+        uint32_t n = kv_page_end(e);
         for (uint32_t i = 0; i < n; i++) out[i] = e->first_pos + i;
         return n;
     }

@@ -141,10 +141,7 @@ static void outputs(const kv_shadow *sh, const kv_attn_params *a, const uint16_t
 /* Sinks that a stream has: what the first compression point made of the policy, whatever a later one would. */
 static uint32_t sinks_of(const kvist_session *s, const kv_stream *st) {
     uint32_t n = 0, pages = kv_region_first(s->seq, st);
-    for (uint32_t i = 0; i < pages; i++) {
-        const kv_page_entry *e = kv_pool_entry(s->seq->pool, st->handles[i].page);
-        n += e->flags & KV_PAGE_REST ? e->n - 1u : e->n;
-    }
+    for (uint32_t i = 0; i < pages; i++) n += kv_page_end(kv_pool_entry(s->seq->pool, st->handles[i].page));
     return n;
 }
 

@@ -8,6 +8,7 @@
 #include "policy/rest.h"
 
 #include "base/half.h"
+#include "policy/scores.h"
 
 #include <math.h>
 #include <string.h>
@@ -18,7 +19,7 @@
 #define STEP_RIDGE 1e-1
 #define VALUE_RIDGE 1e-2f
 #define DAMPING_LEAST 1e-4
-enum { STEPS = 8, TRIES = 4, JUDGE = 4, BLOCK = 16, REST_DIM_MAX = 256 };
+enum { STEPS = 8, TRIES = 4, JUDGE = 4, BLOCK = 16 };
 #define GAIN 0.75 /* of the judging queries' squared error: what is nearer to it helps no text (docs/decisions.md) */
 #define LOG_MOST 20.0f
 enum { QUERIES = 1536, ROWS_MOST = 512, APART = 16 };
@@ -136,7 +137,7 @@ static double dropped_error(const fit *f) {
 
 /* Queries that wait to be added: a block's products are summed in f32. */
 static void flush_equations(fit *f) {
-    float row[REST_DIM_MAX];
+    float row[KV_SCORE_MAX_DIM];
     for (uint32_t r = 0; f->waiting && r < f->dk; r++) {
         double *a = f->a + (size_t)r * f->dk;
         memset(row, 0, (r + 1) * sizeof *row);
@@ -222,7 +223,7 @@ static bool begin(fit *f, const float *mean, float *k, float *v) {
 
 static void step_value(const fit *f, float *v) {
     double yy = 0;
-    float add[REST_DIM_MAX] = {0};
+    float add[KV_SCORE_MAX_DIM] = {0};
     for (uint32_t i = 0; i < f->n; i++) {
         if (judges(i)) continue;
         yy += (double)(f->y[i] * f->y[i]);
@@ -235,8 +236,8 @@ static void step_value(const fit *f, float *v) {
     for (uint32_t c = 0; c < f->dv; c++) v[c] += add[c] / by;
 }
 
-/* One damped step of the key; the error it leaves. */
-static double step_key(fit *f, float *k, const float *v, double error, double *damping) {
+/* One damped step of the key; outputs and shares are those of where it ends. */
+static void step_key(fit *f, float *k, const float *v, double error, double *damping) {
     clear_equations(f);
     for (uint32_t i = 0; i < f->n; i++) {
         if (judges(i)) continue;
@@ -267,11 +268,11 @@ static double step_key(fit *f, float *k, const float *v, double error, double *d
         if (e + would < error + held) {
             memcpy(k, f->try, f->dk * sizeof *k);
             *damping = *damping * 0.3 > DAMPING_LEAST ? *damping * 0.3 : DAMPING_LEAST;
-            return e;
+            return;
         }
         *damping *= 5;
     }
-    return outputs(f, k, v, false);
+    (void)outputs(f, k, v, false);
 }
 
 bool kv_rest_fit(const kv_rest_input *in, float *k, float *v, void *scratch) {
@@ -283,8 +284,7 @@ bool kv_rest_fit(const kv_rest_input *in, float *k, float *v, void *scratch) {
     (void)outputs(&f, k, v, false);
     for (int i = 0; i < STEPS; i++) {
         step_value(&f, v);
-        double error = outputs(&f, k, v, false);
-        (void)step_key(&f, k, v, error, &damping);
+        step_key(&f, k, v, outputs(&f, k, v, false), &damping);
     }
     for (uint32_t c = 0; c < f.dk; c++) k[c] = kv_f16_f32(kv_f32_f16(k[c]));
     for (uint32_t c = 0; c < f.dv; c++) v[c] = kv_f16_f32(kv_f32_f16(v[c]));

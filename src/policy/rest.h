@@ -18,7 +18,7 @@
 /* Of one KV head: `group` query heads with `rows` queries each; query head g's row r is number g rows + r. `kept` rows lie `stride`
  * query heads apart: row r of query head g at r stride + g. log-sum-exps are natural, of scaled scores. */
 typedef struct kv_rest_input {
-    uint32_t group, rows, dk, dv; /* dk, dv: at most 256 */
+    uint32_t group, rows, dk, dv; /* dk, dv: at most KV_SCORE_MAX_DIM */
     float scale;
     const uint16_t *q;      /* f16 [group][rows][dk] after RoPE */
     const uint16_t *whole;  /* f16 [group][rows][dv]: attention over every token */
