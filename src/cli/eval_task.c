@@ -109,7 +109,7 @@ static const char *base_name(const char *path) {
 }
 
 /* Lines "key=value" (taskrun.h): whatever can change an answer but for the policies. Threads and step sizes cannot, nor
- * can a limit, which picks samples. */
+ * can a limit or a choice of parts, which pick samples. */
 static int describe(const cli_options *o, const cli_engine *e, const kv_task_params *p, char **out) {
     kvist_error err;
     kv_file_map data;
@@ -121,7 +121,6 @@ static int describe(const cli_options *o, const cli_engine *e, const kv_task_par
     add(&t, "data=%.200s, %zu bytes, hash %016llx\n", base_name(p->path), data.size,
         (unsigned long long)kv_hash64(data.data, data.size, 0));
     kv_os_unmap_file(&data);
-    add(&t, "only=%.400s\n", p->only ? p->only : "all");
     add(&t, "seed=%llu\nctx=%u\nquestions=%u\n", (unsigned long long)p->seed, p->n_ctx, p->questions);
     add(&t, "grid=%u lengths, %u depths, %u repeats\n", p->n_lengths, p->n_depths, p->repeats);
     if (p->likelihood) add(&t, "metric=nll\n");

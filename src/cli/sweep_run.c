@@ -121,8 +121,8 @@ static int run_groups(group_run *g, run_fn run) {
 
 /* ---------------------------------------------------------------- files */
 
-/* What must be equal for rows to be the same rows: whatever can change one but for the policies. Not a limit: another one
- * takes other samples or chunks, whose rows are the same. */
+/* What must be equal for rows to be the same rows: whatever can change one but for the policies. Not a limit, nor which
+ * parts are taken: other samples or chunks, whose rows are the same. */
 static int make_run_id(group_run *g) {
     const sweep *s = g->s;
     const sweep_spec *p = g->spec;
@@ -133,9 +133,9 @@ static int make_run_id(group_run *g) {
     uint64_t hash = kv_hash64(data.data, data.size, 0);
     snprintf(g->run_id, sizeof g->run_id,
              "kvist=%s\nmodel=%.300s, %" PRIu64 " bytes\ntask=%s\ndata=%.200s, %zu bytes, hash %016" PRIx64
-             "\nonly=%.400s\nseed=%" PRIu64 "\nctx=%u\nnext=%u\nquestions=%u\ngrid=%ux%ux%u\ncpu=%s\nprecise=%s\n%s",
+             "\nseed=%" PRIu64 "\nctx=%u\nnext=%u\nquestions=%u\ngrid=%ux%ux%u\ncpu=%s\nprecise=%s\n%s",
              kvist_version(), s->model, s->e.info.bytes_file, p->name, slash ? slash + 1 : p->path, data.size, hash,
-             p->only ? p->only : "all", s->seed, g->ctx, g->next, p->questions, p->lengths, p->depths,
+             s->seed, g->ctx, g->next, p->questions, p->lengths, p->depths,
              p->repeats, s->o->cpu ? s->o->cpu : "best",
              !s->o->precise   ? "no"
              : *s->o->precise ? "all"
@@ -145,12 +145,11 @@ static int make_run_id(group_run *g) {
     return KV_CLI_OK;
 }
 
-/* FOLDER/LABEL-HASH.jsonl; with policies, of these only. NULL without a folder. */
-static const char *rows_path(const group_run *g, const char *const *policies, uint32_t n, char *buf, size_t cap) {
+/* FOLDER/LABEL-HASH.jsonl, which all policies share; NULL without a folder. */
+static const char *rows_path(const group_run *g, char *buf, size_t cap) {
     if (!g->s->o->sweep.out) return NULL;
     char name[KV_SWEEP_NAME + 32];
     uint64_t h = kv_hash64(g->run_id, strlen(g->run_id), g->s->agnostic && g->set);
-    for (uint32_t i = 0; i < n; i++) h = kv_hash64(policies[i], strlen(policies[i]), h);
     snprintf(name, sizeof name, "%s-%016" PRIx64 ".jsonl", g->spec->label, h);
     return kv_sweep_path(g->s, name, buf, cap) ? buf : NULL;
 }
@@ -206,7 +205,7 @@ static kv_status run_set(group_run *g, uint32_t first, uint32_t end, kv_error *e
                            .agnostic = g->s->agnostic,
                            .run_id = g->run_id,
                            .watch = {kv_cli_watch, &g->progress}};
-    p.out_path = rows_path(g, policies, p.n_policies, path, sizeof path);
+    p.out_path = rows_path(g, path, sizeof path);
     kv_task_results *r = NULL;
     kv_status st = kv_taskrun(g->s->e.model, g->s->e.engine, &p, &r, err);
     if (r) take_results(g, r, first);
@@ -312,7 +311,7 @@ static void kld_remember(group_run *g, json_t *o) {
 
 /* Opens the file of this kld task, reads its rows, cuts a torn last line, and writes the header of a new one. */
 static kv_status kld_resume(group_run *g, kv_error *err) {
-    const char *path = rows_path(g, NULL, 0, g->log_path, sizeof g->log_path);
+    const char *path = rows_path(g, g->log_path, sizeof g->log_path);
     char *text = NULL;
     size_t len = 0, at = 0;
     if (!path) return KVIST_OK;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The loop of a task run: sample by sample, new sessions of all policies, one reading of the prompt, answers in one
- * batch, rows scored and written. Everything is tokenized before anything is run, so that what does not fit is known at
- * once. See taskrun.h and taskrun_parts.h.
+ * The loop of a task run: sample by sample, new sessions of the policies whose answers the file does not hold, one
+ * reading of the prompt, answers in one batch, rows scored and written. Everything is tokenized before anything is run,
+ * so that what does not fit is known at once. See taskrun.h and taskrun_parts.h.
  */
 #include <stdio.h>
 #include <string.h>
@@ -28,10 +28,12 @@ typedef struct run {
     kv_task_tokens *tokens;    /* [n_samples] */
     char (*names)[256];        /* [n_policies] canonical texts */
     const char **name;         /* [n_policies] the same */
-    kvist_session **sessions;  /* [n_policies] of the sample at hand */
-    kv_task_answer *answers;   /* [n_policies] */
-    kvist_session **batch;     /* [n_policies] */
-    int32_t *batch_ids;        /* [n_policies] */
+    /* of the sample at hand, [n_policies] each, the first n in use */
+    uint32_t n, *policy; /* those that answer it */
+    kvist_session **sessions;
+    kv_task_answer *answers;
+    kvist_session **batch;
+    int32_t *batch_ids;
     int32_t *ids, *answer_ids; /* longest conversation; n_policies x longest answer */
     uint32_t most_new;
     /* progress, in tokens of prompts and ANSWER_WEIGHT */
@@ -62,13 +64,17 @@ static bool on_step(void *user, uint32_t step) {
 
 /* ---------------------------------------------------------------- sessions */
 
+static kv_task_row *row_of(const run *c, size_t sample, uint32_t i, uint32_t turn) {
+    return kv_task_results_row(c->r, sample, c->policy[i], turn);
+}
+
 static void close_sessions(run *c) {
-    for (uint32_t i = 0; i < c->p->n_policies; i++) kvist_session_close(&c->sessions[i]);
+    for (uint32_t i = 0; i < c->n; i++) kvist_session_close(&c->sessions[i]);
 }
 
 static kv_status open_sessions(run *c, kv_error *err) {
-    for (uint32_t i = 0; i < c->p->n_policies; i++) {
-        KV_TRY(kvist_session_create(c->engine, c->p->policies[i], &c->sessions[i], err));
+    for (uint32_t i = 0; i < c->n; i++) {
+        KV_TRY(kvist_session_create(c->engine, c->p->policies[c->policy[i]], &c->sessions[i], err));
         kvist_session_on_progress(c->sessions[i], on_progress, c);
     }
     return KVIST_OK;
@@ -76,8 +82,8 @@ static kv_status open_sessions(run *c, kv_error *err) {
 
 /* What the cache is at a compression point. */
 static void note_cache(run *c, size_t sample, uint32_t turn) {
-    for (uint32_t i = 0; i < c->p->n_policies; i++) {
-        kv_task_row *row = kv_task_results_row(c->r, sample, i, turn);
+    for (uint32_t i = 0; i < c->n; i++) {
+        kv_task_row *row = row_of(c, sample, i, turn);
         kvist_report k;
         kvist_session_report(c->sessions[i], &k);
         row->share = kv_task_rounded(k.share);
@@ -94,13 +100,13 @@ static void copy(int32_t *to, const kv_task_piece *p) {
 /* The first question: with the context, or after it. */
 static kv_status read_first(run *c, size_t sample, kv_error *err) {
     const kv_task_tokens *t = &c->tokens[sample];
-    uint32_t n = c->p->n_policies, total = t->context.n + t->questions[0].n;
+    uint32_t total = t->context.n + t->questions[0].n;
     copy(c->ids, &t->context);
     copy(c->ids + t->context.n, &t->questions[0]);
     bool apart = c->p->agnostic && t->context.n;
-    KV_TRY(kvist_sync_many(c->sessions, n, c->ids, apart ? t->context.n : total, err));
+    KV_TRY(kvist_sync_many(c->sessions, c->n, c->ids, apart ? t->context.n : total, err));
     note_cache(c, sample, 0);
-    for (uint32_t i = 0; apart && t->questions[0].n && i < n; i++)
+    for (uint32_t i = 0; apart && t->questions[0].n && i < c->n; i++)
         KV_TRY(kvist_session_sync(c->sessions[i], c->ids, total, err));
     return KVIST_OK;
 }
@@ -108,10 +114,10 @@ static kv_status read_first(run *c, size_t sample, kv_error *err) {
 /* A later question, after what the session holds and the part of its last answer that it does not hold yet. */
 static kv_status read_later(run *c, size_t sample, uint32_t turn, kv_error *err) {
     const kv_task_piece *q = &c->tokens[sample].questions[turn];
-    for (uint32_t i = 0; i < c->p->n_policies; i++) {
+    for (uint32_t i = 0; i < c->n; i++) {
         kvist_session *s = c->sessions[i];
         const kv_task_answer *a = &c->answers[i];
-        size_t before = kv_task_results_row(c->r, sample, i, turn - 1)->n_prompt, n = before + a->keep + q->n;
+        size_t before = row_of(c, sample, i, turn - 1)->n_prompt, n = before + a->keep + q->n;
         memcpy(c->ids, kvist_session_tokens(s), before * sizeof *c->ids);
         memcpy(c->ids + before, a->ids, a->keep * sizeof *c->ids);
         copy(c->ids + before + a->keep, q);
@@ -141,9 +147,9 @@ static void on_row(void *user, size_t position, const float *logits) {
 }
 
 /* Mean NLL of the reference, read on top of the cache; its last token predicts nothing and stays for the next turn. */
-static kv_status read_reference(run *c, size_t sample, uint32_t turn, uint32_t policy, kv_error *err) {
+static kv_status read_reference(run *c, size_t sample, uint32_t turn, uint32_t i, kv_error *err) {
     const kv_task_piece *piece = &c->tokens[sample].references[turn];
-    kvist_session *s = c->sessions[policy];
+    kvist_session *s = c->sessions[i];
     size_t before = kvist_session_length(s);
     reference ref = {.ids = piece->ids, .from = before, .n = piece->n, .n_vocab = c->info.n_vocab};
     const float *logits = kvist_session_logits(s);
@@ -152,10 +158,10 @@ static kv_status read_reference(run *c, size_t sample, uint32_t turn, uint32_t p
     memcpy(c->ids, kvist_session_tokens(s), before * sizeof *c->ids);
     copy(c->ids + before, piece);
     if (piece->n > 1) KV_TRY(kvist_session_sync_rows(s, c->ids, before + piece->n - 1, before, on_row, &ref, err));
-    kv_task_answer *a = &c->answers[policy];
+    kv_task_answer *a = &c->answers[i];
     a->ids = piece->ids;
     a->n = a->keep = piece->n;
-    kv_task_row *row = kv_task_results_row(c->r, sample, policy, turn);
+    kv_task_row *row = row_of(c, sample, i, turn);
     row->score = kv_task_rounded(ref.nll / piece->n);
     row->tokens = piece->n;
     row->ended = true;
@@ -165,11 +171,11 @@ static kv_status read_reference(run *c, size_t sample, uint32_t turn, uint32_t p
 
 static kv_status answer_turn(run *c, size_t sample, uint32_t turn, kv_error *err) {
     const kv_sample *s = kv_task_at(c->p->set, sample);
-    for (uint32_t i = 0; i < c->p->n_policies; i++) c->answers[i].ids = c->answer_ids + (size_t)i * c->most_new;
+    for (uint32_t i = 0; i < c->n; i++) c->answers[i].ids = c->answer_ids + (size_t)i * c->most_new;
     kv_task_decode d = {.model = c->model,
                         .sessions = c->sessions,
                         .answers = c->answers,
-                        .n = c->p->n_policies,
+                        .n = c->n,
                         .max_new = s->max_new,
                         .first_line = s->first_line,
                         .loops = turn + 1 == s->n_turns, /* a later turn needs all tokens of the history */
@@ -178,8 +184,8 @@ static kv_status answer_turn(run *c, size_t sample, uint32_t turn, kv_error *err
                         .step = on_step,
                         .user = c};
     KV_TRY(kv_task_answer_all(&d, err));
-    for (uint32_t i = 0; i < c->p->n_policies; i++) {
-        kv_task_row *row = kv_task_results_row(c->r, sample, i, turn);
+    for (uint32_t i = 0; i < c->n; i++) {
+        kv_task_row *row = row_of(c, sample, i, turn);
         row->text = kv_task_answer_text(c->model, &c->answers[i], s->first_line);
         if (!row->text) KV_FAIL(err, MEMORY, "no memory for an answer");
         row->tokens = c->answers[i].n;
@@ -195,10 +201,10 @@ static kv_status run_turns(run *c, size_t sample, kv_error *err) {
     KV_TRY(open_sessions(c, err));
     for (uint32_t t = 0; t < s->n_turns; t++) {
         KV_TRY(t ? read_later(c, sample, t, err) : read_first(c, sample, err));
-        for (uint32_t i = 0; i < c->p->n_policies; i++)
-            kv_task_results_row(c->r, sample, i, t)->n_prompt = (uint32_t)kvist_session_length(c->sessions[i]);
+        for (uint32_t i = 0; i < c->n; i++)
+            row_of(c, sample, i, t)->n_prompt = (uint32_t)kvist_session_length(c->sessions[i]);
         if (s->metric != KV_METRIC_NLL) KV_TRY(answer_turn(c, sample, t, err));
-        for (uint32_t i = 0; s->metric == KV_METRIC_NLL && i < c->p->n_policies; i++)
+        for (uint32_t i = 0; s->metric == KV_METRIC_NLL && i < c->n; i++)
             KV_TRY(read_reference(c, sample, t, i, err));
     }
     return KVIST_OK;
@@ -210,11 +216,16 @@ static kv_status run_sample(run *c, size_t sample, kv_error *err) {
     snprintf(c->what, sizeof c->what, "%zu of %zu: %.60s", sample + 1, c->r->n_samples, s->id);
     if (!kv_watch_tell(&c->p->watch, c->what, c->done, c->total)) KV_FAIL(err, CANCELLED, "stopped");
     kv_error why;
+    c->n = 0;
+    for (uint32_t p = 0; p < c->p->n_policies; p++)
+        if (!*kv_task_results_done(c->r, sample, p)) c->policy[c->n++] = p;
     kv_status st = run_turns(c, sample, &why);
     close_sessions(c);
-    if (st == KVIST_OK) st = kv_task_file_append(&c->file, c->r, sample, &why);
+    for (uint32_t i = 0; st == KVIST_OK && i < c->n; i++) {
+        st = kv_task_file_append(&c->file, c->r, sample, c->policy[i], &why);
+        *kv_task_results_done(c->r, sample, c->policy[i]) = st == KVIST_OK;
+    }
     c->done += c->part;
-    c->r->done[sample] = st == KVIST_OK;
     if (st == KVIST_OK) return KVIST_OK;
     return kv_fail(err, st, "sample '%s': %s", s->id, why.message);
 }
@@ -223,9 +234,9 @@ static kv_status run_sample(run *c, size_t sample, kv_error *err) {
 
 /* Texts that the engine takes, as it prints them; a policy that it refuses is named before anything is read. */
 static kv_status name_policies(run *c, kv_error *err) {
-    uint32_t n = c->p->n_policies;
+    for (c->n = 0; c->n < c->p->n_policies; c->n++) c->policy[c->n] = c->n;
     KV_TRY(open_sessions(c, err));
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < c->n; i++) {
         kvist_report k;
         kvist_session_report(c->sessions[i], &k);
         memcpy(c->names[i], k.policy, sizeof c->names[i]);
@@ -269,11 +280,12 @@ static kv_status prepare(run *c, kv_error *err) {
     c->tokens = kv_calloc(samples, sizeof *c->tokens);
     c->names = kv_calloc(n, sizeof *c->names);
     c->name = kv_calloc(n, sizeof *c->name);
+    c->policy = kv_calloc(n, sizeof *c->policy);
     c->sessions = kv_calloc(n, sizeof *c->sessions);
     c->answers = kv_calloc(n, sizeof *c->answers);
     c->batch = kv_calloc(n, sizeof *c->batch);
     c->batch_ids = kv_calloc(n, sizeof *c->batch_ids);
-    if (!c->tokens || !c->names || !c->name || !c->sessions || !c->answers || !c->batch || !c->batch_ids)
+    if (!c->tokens || !c->names || !c->name || !c->policy || !c->sessions || !c->answers || !c->batch || !c->batch_ids)
         KV_FAIL(err, MEMORY, "no memory to run %u policies", n);
     kv_status st = name_policies(c, err);
     close_sessions(c);
@@ -295,6 +307,7 @@ static void release(run *c) {
     kv_free(c->tokens);
     kv_free(c->names);
     kv_free(c->name);
+    kv_free(c->policy);
     kv_free(c->sessions);
     kv_free(c->answers);
     kv_free(c->batch);
@@ -309,9 +322,9 @@ kv_status kv_taskrun(kvist_model *model, kvist_engine *engine, const kv_taskrun_
     *out = NULL;
     kv_status st = prepare(&c, err);
     for (size_t i = 0; st == KVIST_OK && i < c.r->n_samples; i++)
-        if (!c.r->done[i]) c.total += weight(&c, i);
+        if (!kv_task_results_whole(c.r, i)) c.total += weight(&c, i);
     for (size_t i = 0; st == KVIST_OK && i < c.r->n_samples; i++)
-        if (!c.r->done[i]) st = run_sample(&c, i, err);
+        if (!kv_task_results_whole(c.r, i)) st = run_sample(&c, i, err);
     release(&c);
     if (c.r) kv_task_results_complete(c.r);
     if (st == KVIST_OK || (st == KVIST_E_CANCELLED && c.r))

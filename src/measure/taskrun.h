@@ -44,9 +44,9 @@ typedef struct kv_taskrun_params {
     uint32_t n_policies;         /* at most the engine's max_sessions */
     uint32_t n_ctx;       /* the engine's context: what does not fit is refused before anything is run; 0: unknown */
     bool agnostic;        /* the context is compressed before the question is seen */
-    const char *out_path; /* JSONL, appended to; rows found there are not run again; NULL: none */
+    const char *out_path; /* JSONL, appended to; what it holds of a sample and a policy is not run again; NULL: none */
     const char *run_id;   /* lines "key=value" that must be equal to resume: model, task, parameters; refused
-                             otherwise, naming the line that differs. Order of compression and policies are added */
+                             otherwise, naming the line that differs. When the context is compressed is added */
     kv_watch watch;
 } kv_taskrun_params;
 

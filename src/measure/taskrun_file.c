@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The file of a task run: JSON lines, a header that says what run it is of, then the rows sample by sample. Invariants:
- * rows of a sample are written together and lie together; what a killed run leaves is whole samples and at most one
- * incomplete one at the end, which is cut; a file that is no such file is never changed. Samples of another subset of the
- * same task stay in it untouched: a run with a higher limit goes on where one with a lower ended.
+ * The file of a task run: JSON lines, a header that says what run it is of, then conversations: what one policy makes of
+ * one sample, a row a turn. Invariants: the rows of a conversation are written together and lie together; what a killed
+ * run leaves is whole conversations and at most one incomplete one at the end, which is cut; a file that is no such file
+ * is never changed. Other samples of the same task and other policies stay in it untouched: a run with a higher limit,
+ * or with one policy more, runs what is missing.
  */
 #include <jansson.h>
 #include <math.h>
@@ -12,7 +13,10 @@
 #include "base/alloc.h"
 #include "measure/taskrun_parts.h"
 
-enum { DIGITS = 9 }; /* of reals; kv_task_rounded knows them too */
+enum {
+    FORMAT = 2, /* of the file: its header holds no policies, which 1 did */
+    DIGITS = 9  /* of reals; kv_task_rounded knows them too */
+};
 
 /* ---------------------------------------------------------------- writing */
 
@@ -56,35 +60,28 @@ static char *line_of(json_t *o, size_t *len) {
     return line;
 }
 
-kv_status kv_task_file_append(kv_task_file *f, kv_task_results *r, size_t sample, kv_error *err) {
+kv_status kv_task_file_append(kv_task_file *f, kv_task_results *r, size_t sample, uint32_t policy, kv_error *err) {
     const kv_sample *s = kv_task_at(r->set, sample);
-    if (f->log.fd < 0) return KVIST_OK;
-    for (uint32_t p = 0; p < r->n_policies; p++)
-        for (uint32_t t = 0; t < s->n_turns; t++) {
-            size_t len = 0;
-            char *line = line_of(row_json(f, s, kv_task_results_row(r, sample, p, t)), &len);
-            if (!line) KV_FAIL(err, MEMORY, "%s: no memory for a row of sample '%s'", f->log.path, s->id);
-            kv_status st = kv_os_append_write(&f->log, line, len, err);
-            kv_free(line);
-            if (st != KVIST_OK) return st;
-        }
+    for (uint32_t t = 0; f->log.fd >= 0 && t < s->n_turns; t++) {
+        size_t len = 0;
+        char *line = line_of(row_json(f, s, kv_task_results_row(r, sample, policy, t)), &len);
+        if (!line) KV_FAIL(err, MEMORY, "%s: no memory for a row of sample '%s'", f->log.path, s->id);
+        kv_status st = kv_os_append_write(&f->log, line, len, err);
+        kv_free(line);
+        if (st != KVIST_OK) return st;
+    }
     return KVIST_OK;
 }
 
 /* ---------------------------------------------------------------- the header */
 
-static json_t *header_json(const char *run_id, const char *const *names, uint32_t n_names) {
+static json_t *header_json(const char *run_id) {
     json_t *o = json_object(), *run = json_array();
-    json_object_set_new(o, "kvist_eval", json_integer(1));
+    json_object_set_new(o, "kvist_eval", json_integer(FORMAT));
     for (const char *line = run_id ? run_id : ""; *line;) {
         size_t n = strcspn(line, "\n");
         if (n) json_array_append_new(run, json_stringn(line, n));
         line += n + (line[n] == '\n');
-    }
-    for (uint32_t i = 0; i < n_names; i++) {
-        char text[300];
-        snprintf(text, sizeof text, "kv=%s", names[i]);
-        json_array_append_new(run, json_string(text));
     }
     json_object_set_new(o, "run", run);
     return o;
@@ -116,9 +113,12 @@ typedef struct reader {
     uint32_t line;
     kv_task_results *r;
     const char *const *names;
-    size_t sample;  /* of the row before */
-    size_t missing; /* rows that its sample still lacks */
-    char *other;    /* sample of the row before where this run does not take it, else NULL */
+    /* the conversation at hand */
+    json_t *first;        /* its first row; NULL: none yet */
+    uint64_t turn, turns; /* read of it; that it has */
+    bool ours;            /* of this run's samples and policies: */
+    size_t sample;
+    uint32_t policy;
     kv_error *err;
 } reader;
 
@@ -160,21 +160,6 @@ static kv_status get_bool(reader *rd, json_t *o, const char *key, bool *out) {
     return KVIST_OK;
 }
 
-/* A row of a sample that is not of this run's subset. */
-static kv_status pass_other(reader *rd, json_t *o, const char *id) {
-    if (!rd->missing) {
-        uint64_t turns = 0;
-        KV_TRY(get_count(rd, o, "turns", UINT32_MAX / 256, &turns));
-        if (!turns) return bad(rd, "a sample of no turns");
-        kv_free(rd->other);
-        rd->other = kv_strndup(id, strlen(id));
-        if (!rd->other) return kv_fail(rd->err, KVIST_E_MEMORY, "%s: no memory for its rows", rd->path);
-        rd->missing = (size_t)rd->r->n_policies * turns;
-    }
-    rd->missing--;
-    return KVIST_OK;
-}
-
 static kv_status fill_row(reader *rd, json_t *o, kv_task_row *row) {
     uint64_t tokens = 0, n_prompt = 0;
     const char *text = json_string_value(json_object_get(o, "text"));
@@ -194,43 +179,49 @@ static kv_status fill_row(reader *rd, json_t *o, kv_task_row *row) {
     return row->text ? KVIST_OK : kv_fail(rd->err, KVIST_E_MEMORY, "%s: no memory for its rows", rd->path);
 }
 
-static kv_status take_row(reader *rd, json_t *o) {
-    const char *id = json_string_value(json_object_get(o, "id")),
-               *policy = json_string_value(json_object_get(o, "policy"));
-    size_t before = rd->sample;
+static const char *text_at(json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
+
+static kv_status begin(reader *rd, json_t *row) {
+    const kv_task_results *r = rd->r;
+    KV_TRY(get_count(rd, row, "turns", UINT32_MAX, &rd->turns));
+    if (!rd->turns) return bad(rd, "a sample of no turns");
+    json_decref(rd->first);
+    rd->first = json_incref(row);
+    rd->turn = 0;
+    rd->policy = 0;
+    while (rd->policy < r->n_policies && strcmp(rd->names[rd->policy], text_at(row, "policy")) != 0) rd->policy++;
+    rd->ours = rd->policy < r->n_policies && find_sample(rd, text_at(row, "id"));
+    if (!rd->ours) return KVIST_OK;
+    if (rd->turns != kv_task_at(r->set, rd->sample)->n_turns) return bad(rd, "'turns' is another number than the sample's");
+    return *kv_task_results_done(r, rd->sample, rd->policy) ? bad(rd, "this row stands in it already") : KVIST_OK;
+}
+
+static kv_status take_row(reader *rd, json_t *row) {
+    const char *id = text_at(row, "id"), *policy = text_at(row, "policy");
     uint64_t turn = 0;
-    uint32_t p = 0;
     if (!id || !policy) return bad(rd, "no 'id' or no 'policy'");
-    bool ours = find_sample(rd, id);
-    if (rd->missing && (rd->other ? strcmp(rd->other, id) != 0 : !ours || rd->sample != before))
-        return bad(rd, "the sample before is not complete");
-    while (p < rd->r->n_policies && strcmp(rd->names[p], policy) != 0) p++;
-    if (p == rd->r->n_policies)
-        return kv_fail(rd->err, KVIST_E_FORMAT, "%s:%u: this run has no policy '%s'", rd->path, rd->line, policy);
-    if (!ours) return pass_other(rd, o, id);
-    kv_free(rd->other);
-    rd->other = NULL;
-    const kv_sample *s = kv_task_at(rd->r->set, rd->sample);
-    KV_TRY(get_count(rd, o, "turn", s->n_turns, &turn));
-    kv_task_row *row = turn ? kv_task_results_row(rd->r, rd->sample, p, (uint32_t)turn - 1) : NULL;
-    if (!row || row->text) return bad(rd, row ? "this row stands in it already" : "turns count from 1");
-    KV_TRY(fill_row(rd, o, row));
-    if (!rd->missing) rd->missing = (size_t)rd->r->n_policies * s->n_turns;
-    if (--rd->missing == 0) rd->r->done[rd->sample] = true;
+    if (rd->turn == rd->turns)
+        KV_TRY(begin(rd, row));
+    else if (strcmp(id, text_at(rd->first, "id")) != 0 || strcmp(policy, text_at(rd->first, "policy")) != 0)
+        return bad(rd, "the answer before is not complete");
+    KV_TRY(get_count(rd, row, "turn", rd->turns, &turn));
+    if (turn != rd->turn + 1) return bad(rd, "turns count from 1, one by one");
+    if (rd->ours) KV_TRY(fill_row(rd, row, kv_task_results_row(rd->r, rd->sample, rd->policy, (uint32_t)rd->turn)));
+    rd->turn++;
+    if (rd->ours) *kv_task_results_done(rd->r, rd->sample, rd->policy) = rd->turn == rd->turns;
     return KVIST_OK;
 }
 
-/* The rows of a sample that is not complete are run again. */
+/* An answer that is not complete is run again. */
 static void forget_incomplete(reader *rd) {
-    kv_task_results *r = rd->r;
-    if (rd->other) return;
-    for (size_t i = r->first[rd->sample]; rd->missing && i < r->first[rd->sample + 1]; i++) {
-        kv_free(r->rows[i].text);
-        r->rows[i].text = NULL;
+    for (uint32_t t = 0; rd->ours && rd->turn < rd->turns && t < rd->turn; t++) {
+        kv_task_row *row = kv_task_results_row(rd->r, rd->sample, rd->policy, t);
+        kv_free(row->text);
+        row->text = NULL;
     }
 }
 
-/* Reads whole lines of text[0..len); *keep = bytes up to the end of the last complete sample. */
+/* Reads whole lines of text[0..len); *keep = bytes up to the end of the last complete conversation. */
 static kv_status read_rows(reader *rd, const char *text, size_t len, size_t from, uint64_t *keep) {
     *keep = from;
     rd->line = 1;
@@ -249,7 +240,7 @@ static kv_status read_rows(reader *rd, const char *text, size_t len, size_t from
         json_decref(o);
         if (st != KVIST_OK) return st;
         at = next;
-        if (!rd->missing) *keep = at;
+        if (rd->turn == rd->turns) *keep = at;
     }
     forget_incomplete(rd);
     return KVIST_OK;
@@ -272,7 +263,7 @@ static kv_status resume(kv_task_file *f, char *text, size_t len, const char *hea
     reader rd = {.path = f->log.path, .r = r, .names = f->names, .err = err};
     uint64_t keep;
     st = read_rows(&rd, text, len, (size_t)(end - text) + 1, &keep);
-    kv_free(rd.other);
+    json_decref(rd.first);
     if (st != KVIST_OK) return st;
     return keep < len ? kv_os_append_cut(&f->log, keep, err) : KVIST_OK;
 }
@@ -284,7 +275,7 @@ kv_status kv_task_file_open(kv_task_file *f, const char *path, const char *run_i
     char *text = NULL, *header = NULL;
     size_t len = 0, header_len = 0;
     KV_TRY(kv_os_append_open(path, &f->log, err));
-    json_t *ours = header_json(run_id, names, r->n_policies);
+    json_t *ours = header_json(run_id);
     header = line_of(json_incref(ours), &header_len);
     kv_status st = header ? kv_os_read_file(path, &text, &len, err)
                           : kv_fail(err, KVIST_E_MEMORY, "%s: no memory for its header", path);

@@ -75,13 +75,17 @@ struct kv_task_results {
     uint32_t n_policies;
     size_t n_samples, *first; /* [n_samples + 1] index of a sample's first row; rows lie policy by policy */
     kv_task_row *rows;
-    bool *done;           /* [n_samples] all its rows are there */
+    bool *done;           /* [n_samples][n_policies] the rows of all turns are there */
     size_t *list, n_list; /* indices of the rows of complete samples, in order */
 };
 
 kv_status kv_task_results_create(const kv_task_set *set, uint32_t n_policies, kv_task_results **out,
                                  kv_error *err) KV_WARN_UNUSED;
 kv_task_row *kv_task_results_row(kv_task_results *r, size_t sample, uint32_t policy, uint32_t turn);
+static inline bool *kv_task_results_done(const kv_task_results *r, size_t sample, uint32_t policy) {
+    return &r->done[sample * r->n_policies + policy];
+}
+bool kv_task_results_whole(const kv_task_results *r, size_t sample); /* of every policy */
 void kv_task_results_complete(kv_task_results *r); /* lists the rows of complete samples */
 double kv_task_rounded(double v);                  /* to the nine digits that the file holds */
 
@@ -92,11 +96,12 @@ typedef struct kv_task_file {
     const char *const *names; /* [n_policies] canonical texts */
 } kv_task_file;
 
-/* Opens path, checks that it is of the same run (header: the lines of run_id and of names), marks the samples it holds
- * as done, and cuts what an interrupted run left of a last one. path NULL: nothing is written. */
+/* Opens path, checks that it is of the same run (header: the lines of run_id), marks what it holds of this run's samples
+ * and policies as done, and cuts what an interrupted run left of a last answer. path NULL: nothing is written. */
 kv_status kv_task_file_open(kv_task_file *f, const char *path, const char *run_id, const char *const *names,
                             kv_task_results *r, kv_error *err) KV_WARN_UNUSED;
-kv_status kv_task_file_append(kv_task_file *f, kv_task_results *r, size_t sample, kv_error *err) KV_WARN_UNUSED;
+kv_status kv_task_file_append(kv_task_file *f, kv_task_results *r, size_t sample, uint32_t policy,
+                              kv_error *err) KV_WARN_UNUSED;
 void kv_task_file_close(kv_task_file *f);
 
 #endif

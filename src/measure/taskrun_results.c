@@ -28,7 +28,7 @@ kv_status kv_task_results_create(const kv_task_set *set, uint32_t n_policies, kv
     r->n_policies = n_policies;
     r->n_samples = n;
     r->first = kv_calloc(n + 1, sizeof *r->first);
-    r->done = kv_calloc(n + 1, sizeof *r->done);
+    r->done = kv_calloc(n * n_policies + 1, sizeof *r->done);
     for (size_t i = 0; r->first && i < n; i++) {
         r->first[i] = rows;
         rows += (size_t)n_policies * kv_task_at(set, i)->n_turns;
@@ -67,10 +67,18 @@ kv_task_row *kv_task_results_row(kv_task_results *r, size_t sample, uint32_t pol
     return &r->rows[r->first[sample] + (size_t)policy * kv_task_at(r->set, sample)->n_turns + turn];
 }
 
+bool kv_task_results_whole(const kv_task_results *r, size_t sample) {
+    uint32_t p = 0;
+    while (p < r->n_policies && *kv_task_results_done(r, sample, p)) p++;
+    return p == r->n_policies;
+}
+
 void kv_task_results_complete(kv_task_results *r) {
     r->n_list = 0;
-    for (size_t i = 0; i < r->n_samples; i++)
-        for (size_t k = r->first[i]; r->done[i] && k < r->first[i + 1]; k++) r->list[r->n_list++] = k;
+    for (size_t i = 0; i < r->n_samples; i++) {
+        if (!kv_task_results_whole(r, i)) continue;
+        for (size_t k = r->first[i]; k < r->first[i + 1]; k++) r->list[r->n_list++] = k;
+    }
 }
 
 size_t kv_task_results_count(const kv_task_results *r) { return r->n_list; }
@@ -171,7 +179,7 @@ void kv_task_summarize(const kv_task_results *r, uint32_t policy, uint32_t base,
     g.names = kv_calloc(r->n_samples + 1, sizeof *g.names);
     bool ok = g.x && g.base && g.stratum && g.names && policy < r->n_policies && base < r->n_policies;
     for (size_t i = 0; ok && i < r->n_samples; i++)
-        if (r->done[i] && (!stratum || !strcmp(kv_task_at(r->set, i)->stratum, stratum)))
+        if (kv_task_results_whole(r, i) && (!stratum || !strcmp(kv_task_at(r->set, i)->stratum, stratum)))
             add_sample(&g, r, i, policy, base, turn, out);
     if (g.n) finish(&g, seed, out);
     if (!out->n) *out = none; /* nothing to sum up, or no memory for it */

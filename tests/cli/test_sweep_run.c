@@ -128,6 +128,34 @@ static void resumes(void **state) {
     remove_folder();
 }
 
+/* Answers serve any list of shares and methods: one file, into which only what is missing is written. */
+static void grows(void **state) {
+    (void)state;
+    char task[160], path[256];
+    size_t len, len2;
+#define ANSWERS "sweep", "-m", model_path, "-t", "1", "-q", "--task", task_of(task, sizeof task, "repeat", ";ctx=2048;limit=2"), \
+                "-o", "json"
+    spawned a = RUN(NULL, ANSWERS, "--out", folder, "--method", "minikv", "--share", ".4");
+    if (a.rc) fail_msg("%s", a.err);
+    only_file("repeat", path, sizeof path);
+    char *rows = test_read(path, &len);
+    spawned b = RUN(NULL, ANSWERS, "--out", folder, "--method", "snapkv", "--method", "minikv", "--share", ".6,.4");
+    if (b.rc) fail_msg("%s", b.err);
+    only_file("repeat", path, sizeof path);
+    char *more = test_read(path, &len2);
+    assert_memory_equal(rows, more, len);
+    size_t n = 0;
+    for (const char *p = more + len; *p; p++) n += *p == '\n';
+    assert_int_equal(n, 2 * 3); /* of full and minikv at .4 nothing again */
+    spawned c = RUN(NULL, ANSWERS, "--method", "snapkv", "--method", "minikv", "--share", ".6,.4");
+    assert_string_equal(b.out, c.out); /* as if it had been run at once */
+    spawned *const all[] = {&a, &b, &c};
+    for (int i = 0; i < 3; i++) spawned_free(all[i]);
+    free(rows);
+    free(more);
+    remove_folder();
+}
+
 /* A task of `kvist eval`: the same samples, scores and intervals; groups of one point change nothing. */
 static void as_eval_says(void **state) {
     (void)state;
@@ -196,7 +224,7 @@ static void refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_of_points), cmocka_unit_test(resumes),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_of_points), cmocka_unit_test(resumes), cmocka_unit_test(grows),
                                        cmocka_unit_test(as_eval_says), cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

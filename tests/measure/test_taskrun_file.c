@@ -92,6 +92,61 @@ static void resumed(void **state) {
     set.n = all;
 }
 
+static const kv_task_row *find_row(const kv_task_results *r, const kv_task_row *like, uint32_t policy) {
+    for (size_t i = 0; i < kv_task_results_count(r); i++) {
+        const kv_task_row *row = kv_task_results_at(r, i);
+        if (row->policy == policy && row->turn == like->turn && !strcmp(row->id, like->id)) return row;
+    }
+    fail_msg("no row of '%s'", like->id);
+    return NULL;
+}
+
+/* Answers are kept by sample and policy: a file of other policies, in another order, cut anywhere, gives what it holds, and
+ * only what is missing is run. */
+static void other_policies(void **state) {
+    (void)state;
+    static const char *const turned[] = {"snapkv,tokens=64,recent=16", "full,format=q2s", "full"};
+    static const char *const more[] = {"full", "minikv,keep=0.4", "full,format=q2s", "snapkv,tokens=64,recent=16"};
+    char path[64];
+    size_t len, n, all = set.n;
+    assert_int_equal(gen_temp_path(path, sizeof path), 0);
+    set.n = 6;
+    kv_task_results *want = run(more, 4, false, NULL), *r = run(turned, 3, false, path);
+    kv_task_results_free(&r);
+    char *three = slurp(path, &len);
+    uint64_t rng = 3;
+    for (int k = 0; k < 8; k++) {
+        write_bytes(path, three, k ? len - test_rand(&rng) % (len / 2) : len);
+        r = run(more, 4, false, path);
+        same_results(want, r);
+        kv_task_results_free(&r);
+        char *got = slurp(path, &n);
+        if (k == 0) assert_memory_equal(got, three, len);
+        uint32_t lines = 0, minikv = 0; /* each row once */
+        for (const char *p = got; (p = strchr(p, '\n')); p++) lines++;
+        for (const char *p = got; (p = strstr(p, "\"minikv")); p++) minikv++;
+        assert_int_equal(lines, 1 + kv_task_results_count(want));
+        assert_int_equal(minikv, kv_task_results_count(want) / 4);
+        r = run(turned + 1, 2, false, path); /* and the smaller run finds its own */
+        for (size_t i = 0; i < kv_task_results_count(want); i++) {
+            const kv_task_row *row = kv_task_results_at(want, i);
+            if (row->policy == 2) same_rows(row, find_row(r, row, 0));
+            if (row->policy == 0) same_rows(row, find_row(r, row, 1));
+        }
+        kv_task_results_free(&r);
+        char *again = slurp(path, &len);
+        assert_int_equal(len, n);
+        assert_memory_equal(got, again, n);
+        free(got);
+        free(again);
+        len = strlen(three);
+    }
+    free(three);
+    kv_task_results_free(&want);
+    unlink(path);
+    set.n = all;
+}
+
 /* A file of six samples, cut anywhere, serves a run of the first three: those are its own or run again, the rest stays whole or goes. Then a run
  * of six finds what is left, and all is there. */
 static void other_subsets(void **state) {
@@ -161,7 +216,7 @@ static void refused_files(void **state) {
     char path[64];
     size_t len, all = set.n;
     assert_int_equal(gen_temp_path(path, sizeof path), 0);
-    set.n = 2;
+    set.n = 4; /* the last has three turns */
     kv_task_results *r = run(policies, 2, false, path);
     kv_task_results_free(&r);
     char *good = slurp(path, &len);
@@ -179,22 +234,19 @@ static void refused_files(void **state) {
     p = same;
     p.agnostic = true;
     refuses(path, &p, KVIST_E_ARG, "before the question");
-    p = same;
-    p.policies = policies + 1;
-    refuses(path, &p, KVIST_E_ARG, "'kv=full' where this one says 'kv=full,format=q2s'");
-    p = same;
-    p.n_policies = 3;
-    refuses(path, &p, KVIST_E_ARG, "'nothing' where this one says 'kv=minikv,keep=0.4");
     const char *second = strchr(good, '\n') + 1, *third = strchr(second, '\n') + 1;
     static const struct {
         const char *from, *to, *why;
     } damage[] = {{"\"score\":", "\"scroe\":", "'score' is no number"},
                   {"\"turn\":1", "\"turn\":0", "turns count from 1"},
                   {"\"turn\":1", "\"turn\":2", "'turn' is no count"},
+                  {"\"turn\":2", "\"turn\":3", "one by one"},
+                  {"\"turns\":1", "\"turns\":2", "than the sample's"},
+                  {"\"turns\":1", "\"turns\":0", "of no turns"},
                   {"\"ended\":", "\"ende\":", "'ended' is neither"},
-                  {"\"id\":\"chat", "\"id\":\"xhat", "sample before is not complete"},
+                  {"\"id\":\"three\",\"stratum\":\"a\",\"policy\":\"full\",\"turn\":2", "\"id\":\"chat\",\"stratum\":\"a\",\"policy\":\"full\",\"turn\":2", "before is not complete"},
                   {"\"text\":", "\"txet\":", "no 'text'"},
-                  {"\"policy\":\"full\"", "\"policy\":\"half\"", "no policy 'half'"},
+                  {"\"policy\":\"full\",\"turn\":2", "\"policy\":\"half\",\"turn\":2", "before is not complete"},
                   {"{\"id\"", "?\"id\"", "no JSON object"},
                   {"\"tokens\":", "\"tokens\":-", "'tokens' is no count"}};
     for (size_t i = 0; i < sizeof damage / sizeof *damage; i++) {
@@ -206,16 +258,20 @@ static void refused_files(void **state) {
         sprintf(bad + head, "%s%s", damage[i].to, at + strlen(damage[i].from));
         write_bytes(path, bad, strlen(bad));
         refuses(path, &same, KVIST_E_FORMAT, damage[i].why);
-        /* A row by another name begins another subset's sample: the row behind it is the wrong one. */
-        if (strcmp(damage[i].why, "no 'text'")) assert_non_null(strstr(err.message, strstr(damage[i].to, "xhat") ? ":3:" : ":2:"));
+        char line[16];
+        uint32_t n = 1;
+        for (const char *b = good; b < at; b++) n += *b == '\n';
+        sprintf(line, ":%u:", n);
+        assert_non_null(strstr(err.message, line));
         free(bad);
     }
-    char *twice = malloc(2 * len + 1); /* a row again, and a sample that another interrupts */
+    char *twice = malloc(2 * len + 1); /* a row again, and an answer that another interrupts */
     sprintf(twice, "%s%.*s", good, (int)(third - second), second);
     write_bytes(path, twice, strlen(twice));
     refuses(path, &same, KVIST_E_FORMAT, "stands in it already");
     const char *other = strstr(good, "{\"id\":\"plain");
-    sprintf(twice, "%.*s%.*s%s", (int)(third - good), good, (int)(strchr(other, '\n') + 1 - other), other, third);
+    const char *three = strchr(strstr(good, "{\"id\":\"three"), '\n') + 1;
+    sprintf(twice, "%.*s%.*s%s", (int)(three - good), good, (int)(strchr(other, '\n') + 1 - other), other, three);
     write_bytes(path, twice, strlen(twice));
     refuses(path, &same, KVIST_E_FORMAT, "not complete");
     static const char *const foreign[] = {"my notes\nand more\n", "my notes", "{\"run\":1}\n", "{}\n", "\n"};
@@ -295,9 +351,10 @@ static void summaries(void **state) {
                 row->looped = p == 1 && i == 3;
             }
     kv_task_summary s;
+    for (size_t i = 0; i < 6; i++) *kv_task_results_done(r, i, 1) = true;
     kv_task_summarize(r, 1, 0, NULL, UINT32_MAX, 1, &s);
     assert_true(s.n == 0 && isnan(s.mean) && isnan(s.ratio) && isnan(s.share)); /* no sample is complete */
-    memset(r->done, 1, 6);
+    memset(r->done, 1, 12);
     kv_task_results_complete(r);
     assert_int_equal(kv_task_results_count(r), 16);
     kv_task_summarize(r, 1, 0, NULL, UINT32_MAX, 1, &s);
@@ -330,7 +387,7 @@ static void summaries(void **state) {
     kv_task_summarize(r, 1, 0, NULL, UINT32_MAX, 1, &s);
     kv_alloc_test_fail_at(0);
     assert_true(s.n == 0 && isnan(s.mean));
-    r->done[0] = false; /* an incomplete sample counts nowhere */
+    *kv_task_results_done(r, 0, 0) = false; /* an incomplete sample counts nowhere */
     kv_task_summarize(r, 1, 0, NULL, UINT32_MAX, 1, &s);
     assert_int_equal(s.n, 5);
     kv_task_results_free(&r);
@@ -338,7 +395,7 @@ static void summaries(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(resumed), cmocka_unit_test(other_subsets), cmocka_unit_test(refused_files),
-                                       cmocka_unit_test(refused_runs), cmocka_unit_test(summaries)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(resumed),       cmocka_unit_test(other_policies), cmocka_unit_test(other_subsets),
+                                       cmocka_unit_test(refused_files), cmocka_unit_test(refused_runs), cmocka_unit_test(summaries)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
