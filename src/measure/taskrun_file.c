@@ -62,7 +62,8 @@ static char *line_of(json_t *o, size_t *len) {
 
 kv_status kv_task_file_append(kv_task_file *f, kv_task_results *r, size_t sample, uint32_t policy, kv_error *err) {
     const kv_sample *s = kv_task_at(r->set, sample);
-    for (uint32_t t = 0; f->log.fd >= 0 && t < s->n_turns; t++) {
+    if (f->log.fd < 0) return KVIST_OK;
+    for (uint32_t t = 0; t < s->n_turns; t++) {
         size_t len = 0;
         char *line = line_of(row_json(f, s, kv_task_results_row(r, sample, policy, t)), &len);
         if (!line) KV_FAIL(err, MEMORY, "%s: no memory for a row of sample '%s'", f->log.path, s->id);
@@ -126,6 +127,8 @@ static kv_status bad(reader *rd, const char *what) {
     return kv_fail(rd->err, KVIST_E_FORMAT, "%s:%u: %s", rd->path, rd->line, what);
 }
 
+static const char *text_at(json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
+
 static bool find_sample(reader *rd, const char *id) {
     for (size_t k = 0, n = rd->r->n_samples; k < n; k++) { /* rows come in the set's order */
         size_t i = (rd->sample + k) % n;
@@ -162,7 +165,7 @@ static kv_status get_bool(reader *rd, json_t *o, const char *key, bool *out) {
 
 static kv_status fill_row(reader *rd, json_t *o, kv_task_row *row) {
     uint64_t tokens = 0, n_prompt = 0;
-    const char *text = json_string_value(json_object_get(o, "text"));
+    const char *text = text_at(o, "text");
     KV_TRY(get_real(rd, o, "score", &row->score));
     KV_TRY(get_real(rd, o, "share", &row->share));
     KV_TRY(get_real(rd, o, "mass_min", &row->mass_min));
@@ -178,8 +181,6 @@ static kv_status fill_row(reader *rd, json_t *o, kv_task_row *row) {
     row->text = kv_strndup(text, strlen(text));
     return row->text ? KVIST_OK : kv_fail(rd->err, KVIST_E_MEMORY, "%s: no memory for its rows", rd->path);
 }
-
-static const char *text_at(json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
 
 static kv_status begin(reader *rd, json_t *row) {
     const kv_task_results *r = rd->r;
